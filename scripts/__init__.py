@@ -1,0 +1,1 @@
+"""What writes generated files: `python -m scripts.<name>`, from the top of the repository."""
