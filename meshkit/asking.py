@@ -1,0 +1,336 @@
+"""What one asks a region's leading replicator beside its stream: quarantine, and keys. Pure.
+
+Application data passes through here on its way to an operator, and never through the coordination
+etcd. Messages are JSON with the name of what they are, so either side may be newer: what is not
+known is declined, fields that are not known are passed over.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Any
+
+import attrs
+
+from meshkit.codec import canonical, from_plain, to_plain
+from meshkit.errors import InvalidInput
+from meshkit.incarnations import Suspension
+from meshkit.model import Lineage, Routing
+from meshkit.names import GroupName
+from meshkit.ordinals import ABSENT, Epoch, Incarnation, Revision, Sequence
+from meshkit.quarantine import QuarantineEntry
+from meshkit.regional import Fence
+
+KIND = "kind"
+NAMES_MAX = 100
+"""Entries that one message may be about."""
+
+
+@attrs.frozen(kw_only=True)
+class ListEntries:
+    """Asks for the next entries of a group's quarantine."""
+
+    group: GroupName
+    epoch: Epoch | None = None
+    start: bytes | None = None
+    limit: int = 100
+
+
+@attrs.frozen(kw_only=True)
+class EntryName:
+    """Names one entry of a group."""
+
+    epoch: Epoch
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class ReadEntry:
+    """Asks for one entry with its values whole."""
+
+    group: GroupName
+    entry: EntryName
+
+
+@attrs.frozen(kw_only=True)
+class DiscardEntries:
+    """Asks to remove entries for ever."""
+
+    group: GroupName
+    entries: tuple[EntryName, ...]
+
+
+@attrs.frozen(kw_only=True)
+class MarkReplayed:
+    """Says that entries were replayed at the active cluster."""
+
+    group: GroupName
+    entries: tuple[EntryName, ...]
+    by: str
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """One change to be made again, if the key still has what it had when it was set aside."""
+
+    key: bytes
+    here: bytes | None = None
+    """The value to write; None deletes."""
+    there: bytes | None = None
+    """What the key must have; None: it must not be there."""
+
+
+@attrs.frozen(kw_only=True)
+class ReplayChanges:
+    """Asks the active cluster to make changes through its permit, each for itself."""
+
+    group: GroupName
+    changes: tuple[Change, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ReadKeys:
+    """Asks what some keys of a group have at one revision (None: now)."""
+
+    group: GroupName
+    keys: tuple[bytes, ...]
+    revision: Revision | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ReadState:
+    """Asks for the keys of a group in `[start, end)`, at one revision (None: now)."""
+
+    group: GroupName
+    start: bytes
+    end: bytes
+    revision: Revision | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ReadEpoch:
+    """Asks where an epoch of a group began at the cluster that opened it."""
+
+    group: GroupName
+    epoch: Epoch
+
+
+@attrs.frozen(kw_only=True)
+class ReadStanding:
+    """Asks what a region's fences prove: to rebuild a coordination etcd that was lost.
+
+    Answered by any replicator of the region, because nobody leads a region that is suspended.
+    """
+
+    after: GroupName | None = None
+    """Go on after this group."""
+
+
+AboutQuarantine = ListEntries | ReadEntry | DiscardEntries | MarkReplayed
+Question = AboutQuarantine | ReplayChanges | ReadKeys | ReadState | ReadEpoch | ReadStanding
+
+
+@attrs.frozen(kw_only=True)
+class EntriesPage:
+    """Some entries; `next_key` is where the next page begins."""
+
+    entries: tuple[QuarantineEntry, ...] = ()
+    next_key: bytes | None = None
+
+
+@attrs.frozen(kw_only=True)
+class WholeEntry:
+    """One entry with its values."""
+
+    entry: QuarantineEntry
+    here: bytes | None = None
+    there: bytes | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Counted:
+    """How many entries were discarded or marked; those that were not there are not counted."""
+
+    count: int
+
+
+class ReplayOutcome(enum.Enum):
+    """What came of making one change again."""
+
+    REPLAYED = "replayed"
+    ALREADY = "already"
+    """The key has that value, or is gone, already."""
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    """Its reply was lost and the key has another value by now."""
+
+
+@attrs.frozen(kw_only=True)
+class ReplayResult:
+    """What came of one change, in the order in which they were asked for."""
+
+    key: bytes
+    outcome: ReplayOutcome
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ReplayResults:
+    """What came of all of them."""
+
+    results: tuple[ReplayResult, ...]
+
+
+@attrs.frozen(kw_only=True)
+class EpochStart:
+    """Where an epoch began: its state then was exactly what it stands on."""
+
+    opened: Revision
+    prefixes: tuple[bytes, ...]
+
+
+@attrs.frozen(kw_only=True)
+class KeyState:
+    """What one key has; None if it is not there."""
+
+    key: bytes
+    value: bytes | None = None
+    modified: Revision = ABSENT
+
+
+@attrs.frozen(kw_only=True)
+class KeyStates:
+    """Keys at `revision`; `next_key` is where to go on, None if that was all."""
+
+    revision: Revision
+    items: tuple[KeyState, ...]
+    next_key: bytes | None = None
+
+
+@attrs.frozen(kw_only=True)
+class GroupStanding:
+    """What a region's etcd proves about one group, read at one revision."""
+
+    fence: Fence
+    lineage: Lineage | None = None
+    """What the fence's epoch stands on, if it was opened here."""
+    cut: Sequence | None = None
+    prefixes: tuple[str, ...] = ()
+    """What the segment of the fence's epoch covers, if it was opened here."""
+    routing: Routing | None = None
+    """The newest that was copied here: it was put with a pivot, whether that was opened or not."""
+    has_permit: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class RegionStanding:
+    """What a region's fences prove; `next_group` is where to go on, None if that was all."""
+
+    incarnation: Incarnation
+    suspension: Suspension | None
+    """Of this region because of the coordination etcd, as stored in the region."""
+    coordination: Incarnation
+    """The coordination etcd's incarnation that this region knows."""
+    groups: tuple[GroupStanding, ...]
+    next_group: GroupName | None = None
+
+
+class DeclineCode(enum.Enum):
+    """Why a replicator does not answer."""
+
+    NOT_LEADING = "not-leading"
+    """Another replicator of this cluster leads: try the next endpoint."""
+    NOT_ALLOWED = "not-allowed"
+    NOT_FOUND = "not-found"
+    REFUSED = "refused"
+    UNKNOWN_QUESTION = "unknown-question"
+    """It is older than whoever asks."""
+
+
+@attrs.frozen(kw_only=True)
+class Declined:
+    """It is not answered."""
+
+    code: DeclineCode
+    text: str = ""
+
+
+Told = EntriesPage | WholeEntry | Counted | ReplayResults | KeyStates | EpochStart | RegionStanding
+Answer = Told | Declined
+
+_MESSAGES: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        ListEntries,
+        ReadEntry,
+        DiscardEntries,
+        MarkReplayed,
+        ReplayChanges,
+        ReadKeys,
+        ReadState,
+        ReadEpoch,
+        ReadStanding,
+        EntriesPage,
+        WholeEntry,
+        Counted,
+        ReplayResults,
+        KeyStates,
+        EpochStart,
+        RegionStanding,
+        Declined,
+    )
+}
+_QUESTIONS = (
+    ListEntries,
+    ReadEntry,
+    DiscardEntries,
+    MarkReplayed,
+    ReplayChanges,
+    ReadKeys,
+    ReadState,
+    ReadEpoch,
+    ReadStanding,
+)
+
+
+def message_bytes(message: Question | Answer) -> bytes:
+    """Return a message as it is sent."""
+    return canonical({**to_plain(message), KIND: type(message).__name__})
+
+
+def question_of(raw: bytes) -> Question:
+    """Return the question in `raw`.
+
+    Raises:
+        InvalidInput: it is none that is known here.
+    """
+    message = _message(raw)
+    if not isinstance(message, _QUESTIONS):
+        raise InvalidInput(f"{type(message).__name__} is no question")
+    return message
+
+
+def answer_of(raw: bytes) -> Answer:
+    """Return the answer in `raw`.
+
+    Raises:
+        InvalidInput: it is none that is known here.
+    """
+    message = _message(raw)
+    if isinstance(message, _QUESTIONS):
+        raise InvalidInput(f"{type(message).__name__} is no answer")
+    answer: Answer = message
+    return answer
+
+
+def _message(raw: bytes) -> Any:
+    try:
+        fields = json.loads(raw)
+        cls = _MESSAGES[fields.pop(KIND)]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InvalidInput(f"not a message that is known here: {raw[:80]!r}") from error
+    try:
+        return from_plain(cls, fields)
+    except ValueError as error:
+        raise InvalidInput(f"{cls.__name__} is damaged: {error}") from error

@@ -1,0 +1,139 @@
+"""Stored records: frozen attrs classes to canonical JSON and back, with schema versions. Pure.
+
+Canonical means: keys sorted, no spaces, UTF-8. So equal records are equal bytes, and a record can
+be compared or hashed as bytes. Fields a reader does not know are kept and written back, so that a
+newer writer loses nothing when an older one updates its record; this holds for the fields of the
+record itself, so a nested value that grows needs a new schema version. A record of a newer
+*schema* is refused by name; `upcast` brings the previous one up to date.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar, cast
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
+
+from meshkit.errors import CorruptRecord, NewerSchema
+from meshkit.vector import ClusterVersionVector
+
+SCHEMA_FIELD = "schema"
+
+
+@attrs.frozen(kw_only=True)
+class Stored:
+    """Base of every record kept in etcd. `SCHEMA` is its name, `VERSION` its schema version."""
+
+    SCHEMA: ClassVar[str] = ""
+    VERSION: ClassVar[int] = 1
+
+    unknown: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
+    """Fields this version does not know, carried through unchanged."""
+
+    @classmethod
+    def upcast(cls, _version: int, fields: dict[str, object]) -> dict[str, object]:
+        """Return `fields` of schema `_version` (the one before `VERSION`) in today's shape."""
+        return fields
+
+
+S = TypeVar("S", bound=Stored)
+
+_REMEMBERED_BYTES_MAX = 2_048
+"""Larger records are decoded each time; so what is remembered stays below some 100 MiB."""
+
+
+def encode(record: Stored) -> bytes:
+    """Return the record as canonical JSON bytes."""
+    fields = _converter().unstructure(record)
+    named = {**record.unknown, **fields, SCHEMA_FIELD: f"{record.SCHEMA}/{record.VERSION}"}
+    return canonical(named)
+
+
+def decode(cls: type[S], raw: bytes) -> S:
+    """Return the record in `raw`. Records are immutable, so the same bytes may be the same object.
+
+    Raises:
+        NewerSchema: it was written by a newer MeshKit.
+        CorruptRecord: it is not a record of this class at all.
+    """
+    if len(raw) > _REMEMBERED_BYTES_MAX:
+        return _decode(cls, raw)
+    # Mirrors show thousands of small records again and again: groups, authorities, fences.
+    remembered = _remembered(cls, raw)  # type: ignore[arg-type] # a class has a hash
+    return cast("S", remembered)
+
+
+def _decode(cls: type[S], raw: bytes) -> S:
+    try:
+        fields = json.loads(raw)
+        name, _, version_text = str(fields.pop(SCHEMA_FIELD)).partition("/")
+        version = int(version_text)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptRecord(f"not a {cls.SCHEMA} record: {raw[:80]!r}") from error
+    if name != cls.SCHEMA:
+        raise CorruptRecord(f"expected a {cls.SCHEMA} record, found {name!r}")
+    if version > cls.VERSION:
+        raise NewerSchema(
+            f"{name} record has schema {version}; this MeshKit reads up to {cls.VERSION}",
+            hint="upgrade this process: another one has already been upgraded",
+        )
+    if version < cls.VERSION:
+        fields = cls.upcast(version, fields)
+    known = {a.name for a in attrs.fields(cls)} - {"unknown"}
+    unknown = {k: v for k, v in fields.items() if k not in known}
+    try:
+        record = _converter().structure({k: fields[k] for k in known & fields.keys()}, cls)
+    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
+        raise CorruptRecord(f"{name} record is damaged: {error} in {raw[:200]!r}") from error
+    return attrs.evolve(record, unknown=unknown)
+
+
+@functools.lru_cache(maxsize=16_384)
+def _remembered(cls: type[Stored], raw: bytes) -> Stored:
+    return _decode(cls, raw)
+
+
+def canonical(fields: object) -> bytes:
+    """Return any JSON value as canonical bytes."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def to_plain(record: object) -> Any:
+    """Return an attrs value as plain JSON-ready data, without the schema (for APIs and tables)."""
+    return _converter().unstructure(record)
+
+
+def from_plain(cls: type[Any], plain: object) -> Any:
+    """Return the attrs value of plain data that came from outside.
+
+    Raises:
+        ValueError: it does not fit; the message lists every place that does not.
+    """
+    try:
+        return _converter().structure(plain, cls)
+    except cattrs.BaseValidationError as error:
+        raise ValueError("; ".join(cattrs.transform_error(error))) from error
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=False)
+    converter.register_unstructure_hook(ClusterVersionVector, lambda v: v.to_json())
+    converter.register_structure_hook(
+        ClusterVersionVector, lambda v, _: ClusterVersionVector.from_json(v)
+    )
+    converter.register_unstructure_hook(bytes, lambda b: base64.b64encode(b).decode())
+    converter.register_structure_hook(bytes, lambda b, _: base64.b64decode(b, validate=True))
+    converter.register_unstructure_hook(enum.Enum, lambda member: member.value)
+    converter.register_unstructure_hook_factory(
+        lambda cls: isinstance(cls, type) and issubclass(cls, Stored),
+        lambda cls: make_dict_unstructure_fn(cls, converter, unknown=override(omit=True)),
+    )
+    return converter

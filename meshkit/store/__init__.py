@@ -1,0 +1,1 @@
+"""The store port, its transactions as data, and its adapters (memory, etcd)."""

@@ -1,0 +1,1 @@
+"""Generated from etcd_wire.proto by `make proto`; never edited."""
