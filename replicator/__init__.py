@@ -1,0 +1,1 @@
+"""Moves records between regions and obeys commands; decides nothing about authority."""

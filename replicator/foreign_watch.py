@@ -1,0 +1,291 @@
+"""Finds writes that something that ignores the permit makes on a passive cluster, as they happen.
+
+A revision that changes a key of a group which is passive here, and carries no checkpoint, came from
+nowhere MeshKit knows (architecture 5, origin). It is counted, logged and listed in the regional
+etcd until the group is copied anew or opened here. Nothing is put right here; and what is written
+while no replicator leads the region is not seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import ClassVar
+
+import attrs
+import structlog
+
+from meshkit.codec import Stored, decode, encode
+from meshkit.errors import Compacted, CorruptRecord, MeshError, TermEnded
+from meshkit.keys import ROOT, RegionalKeys, last_part, parts_below
+from meshkit.model import Group
+from meshkit.names import GroupName
+from meshkit.ordinals import Revision
+from meshkit.regional import Fence, FenceMode
+from meshkit.store.port import Change, RevisionChanges
+from meshkit.store.txn import (
+    WHOLE_STORE,
+    Committed,
+    Delete,
+    Get,
+    KeyValue,
+    Operation,
+    Put,
+    Txn,
+    prefix_range,
+)
+from replicator.agent_ports import Region
+from replicator.tail import ran_out_of
+from replicator.together import together
+
+_log = structlog.get_logger()
+
+LISTED_MAX = 20
+"""So many of the latest are listed for each group; all are counted."""
+KEY_BYTES_MAX = 400
+"""Of a listed key: a longer one is cut off."""
+STORE_INTERVAL_MS = 1_000
+RETRY_MS = 250
+
+GroupPrefixes = Mapping[bytes, GroupName]
+
+
+@attrs.frozen(kw_only=True)
+class ForeignWrite:
+    """One key that was written or deleted beside MeshKit, and where."""
+
+    key: str
+    revision: Revision
+    deleted: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ForeignWrites(Stored):
+    """What was written to a passive copy of a group beside MeshKit and is not put right yet."""
+
+    SCHEMA: ClassVar[str] = "foreign-writes"
+
+    group: GroupName
+    count: int = 0
+    latest: tuple[ForeignWrite, ...] = ()
+    """The last ones, oldest first."""
+
+    @property
+    def problem(self) -> str:
+        """What to tell people."""
+        last = self.latest[-1]
+        return (
+            f"foreign writes: {self.count}, by something that ignores the permit;"
+            f" the last of {last.key} at revision {last.revision}"
+        )
+
+
+class ForeignFold:
+    """Knows of each revision what in it is foreign: a fold over the region's history.
+
+    Invariant: `found` has an entry for a group exactly while something foreign is in its copy, as
+    far as was seen.
+    """
+
+    def __init__(self, fences: Iterable[KeyValue] = (), stored: Iterable[KeyValue] = ()) -> None:
+        self.found: dict[GroupName, ForeignWrites] = {}
+        self._passive: set[GroupName] = set()
+        self._prefixes: GroupPrefixes = {}
+        self._starts: tuple[bytes, ...] = ()
+        for item in fences:
+            self._on_fence(Change(item=item, is_delete=False))
+        for item in stored:
+            writes = _readable(item)
+            if writes is not None:
+                self.found[writes.group] = writes
+
+    def set_groups(self, groups: Iterable[Group]) -> None:
+        """Say which keys belong to which group, from now on."""
+        self._prefixes = {p: group.name for group in groups for p in group.prefix_bytes}
+        self._index()
+
+    def deletes_to_explain(self, item: RevisionChanges) -> list[bytes]:
+        """Return the keys of passive groups that the revision deletes, unless it is an apply."""
+        if not self._starts or _is_apply(item):
+            return []
+        deleted = (change.key for change in item.changes if change.is_delete)
+        return [key for key in deleted if key.startswith(self._starts)]
+
+    def take(
+        self, item: RevisionChanges, *, expired: Container[bytes] = ()
+    ) -> frozenset[GroupName]:
+        """Take in one revision; return the groups of which `found` has changed.
+
+        `expired` are the keys of it that ran out past the group's cut: nobody wrote them.
+        """
+        is_apply = _is_apply(item)
+        foreign: list[Change] = []
+        before = dict(self.found)
+        # Of an apply, which may be large, nothing else counts.
+        for change in item.under(ROOT) if is_apply else item.changes:
+            if change.key.startswith(RegionalKeys.checkpoints):
+                self._on_checkpoint(change)
+            elif change.key.startswith(RegionalKeys.fences):
+                self._on_fence(change)
+            elif change.is_delete and change.key in expired:
+                continue
+            elif self._starts and change.key.startswith(self._starts):
+                foreign.append(change)
+        if not is_apply:
+            for change in foreign:
+                self._add(change, item.revision)
+        groups = before.keys() | self.found.keys()
+        return frozenset(g for g in groups if before.get(g) is not self.found.get(g))
+
+    def _add(self, change: Change, revision: Revision) -> None:
+        prefix = next(p for p in self._starts if change.key.startswith(p))
+        group = self._prefixes[prefix]
+        writes = self.found.get(group) or ForeignWrites(group=group)
+        key = change.key[:KEY_BYTES_MAX].decode(errors="backslashreplace")
+        one = ForeignWrite(key=key, revision=revision, deleted=change.is_delete)
+        latest = (*writes.latest, one)[-LISTED_MAX:]
+        self.found[group] = attrs.evolve(writes, count=writes.count + 1, latest=latest)
+
+    def _on_checkpoint(self, change: Change) -> None:
+        """A group that goes out of step is copied anew: the copy leaves nothing foreign."""
+        parts = parts_below(RegionalKeys.checkpoints, change.key)
+        if parts is not None and len(parts) == 2 and not change.is_delete:
+            self.found.pop(GroupName(parts[1]), None)
+
+    def _on_fence(self, change: Change) -> None:
+        group = GroupName(last_part(change.key))
+        if change.is_delete:
+            self._passive.discard(group)
+        else:
+            try:
+                mode = decode(Fence, change.item.value).mode
+            except CorruptRecord:
+                return
+            if mode is FenceMode.OPEN:
+                # What is there now is the group's state, wherever it came from.
+                self._passive.discard(group)
+                self.found.pop(group, None)
+            else:
+                self._passive.add(group)
+        self._index()
+
+    def _index(self) -> None:
+        self._starts = tuple(p for p, g in self._prefixes.items() if g in self._passive)
+
+
+class ForeignWatch:
+    """Watches the region while its replicator leads, and keeps the list of what is foreign."""
+
+    def __init__(self, region: Region, member_groups: Callable[[], Iterable[Group]]) -> None:
+        self.region = region
+        self._member_groups = member_groups
+        self._fold = ForeignFold()
+        self._due: set[GroupName] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def found(self) -> Mapping[GroupName, ForeignWrites]:
+        """What is foreign now, by group."""
+        return self._fold.found
+
+    def regroup(self) -> None:
+        """Look again at which groups there are."""
+        self._fold.set_groups(self._member_groups())
+
+    async def run(self) -> None:
+        """Watch until cancelled; survives the store's absence."""
+        await together(self._watch(), self._keep_list())
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._follow(await self._load())
+            except Compacted as error:
+                _log.warning("foreign_watch.began_anew", why=str(error))
+            except MeshError as error:
+                _log.warning("foreign_watch.interrupted", why=str(error))
+                await self.region.clock.sleep_ms(RETRY_MS)
+
+    async def _load(self) -> Revision:
+        outcome = await self.region.regional.commit(
+            Txn(
+                operations=(
+                    Get(*prefix_range(RegionalKeys.fences)),
+                    Get(*prefix_range(RegionalKeys.foreign_writes)),
+                )
+            )
+        )
+        assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
+        self._fold = ForeignFold(*outcome.reads)
+        self.regroup()
+        return outcome.revision
+
+    async def _follow(self, seen: Revision) -> None:
+        start = Revision(seen + 1)
+        async with self.region.regional.watch(WHOLE_STORE, start=start) as items:
+            async for item in items:
+                if isinstance(item, RevisionChanges):
+                    self._take(item, await self._expired(item))
+
+    async def _expired(self, item: RevisionChanges) -> frozenset[bytes]:
+        """Return the keys that the revision deletes because their lease ended.
+
+        One that cannot be told counts as foreign.
+        """
+        keys = self._fold.deletes_to_explain(item)
+        if not keys:
+            return frozenset()
+        try:
+            return await ran_out_of(self.region.regional, keys, item.revision)
+        except MeshError as error:
+            _log.warning("foreign_write.not_explained", revision=item.revision, why=str(error))
+            return frozenset()
+
+    def _take(self, item: RevisionChanges, expired: frozenset[bytes]) -> None:
+        for group in self._fold.take(item, expired=expired):
+            writes = self.found.get(group)
+            if writes is not None and group not in self._due:
+                # Once for each time the list is stored, not for each write.
+                last = writes.latest[-1]
+                _log.warning(
+                    "foreign_write.found", group=group, key=last.key, revision=last.revision
+                )
+            self._due.add(group)
+            self._changed.set()
+
+    async def _keep_list(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            due, self._due = self._due, set()
+            try:
+                await self._store(due)
+            except TermEnded:
+                raise
+            except MeshError as error:
+                _log.warning("foreign_writes.not_stored", why=str(error))
+                self._due |= due
+                self._changed.set()
+            await self.region.clock.sleep_ms(STORE_INTERVAL_MS)
+
+    async def _store(self, due: Iterable[GroupName]) -> None:
+        for group in sorted(due):
+            key, writes = RegionalKeys.foreign(group), self.found.get(group)
+            operation: Operation = Delete(key) if writes is None else Put(key, encode(writes))
+            outcome = await self.region.regional.commit(
+                Txn(guards=(self.region.leader,), operations=(operation,))
+            )
+            if not isinstance(outcome, Committed):
+                raise TermEnded("another replicator leads this region")
+
+
+def _is_apply(item: RevisionChanges) -> bool:
+    return any(key.startswith(RegionalKeys.checkpoints) for key in item.keys)
+
+
+def _readable(item: KeyValue) -> ForeignWrites | None:
+    try:
+        return decode(ForeignWrites, item.value)
+    except CorruptRecord as error:
+        _log.warning("foreign_writes.unreadable", key=item.key.decode(), why=str(error))
+        return None

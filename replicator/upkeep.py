@@ -1,0 +1,289 @@
+"""Keeps the region as the authority allows: permits, memberships, scopes, routing copies.
+
+Level-triggered: looks at what is and at what should be, and closes the difference in guarded
+transactions. Forgetting everything and looking again is always safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Protocol
+
+import structlog
+
+from fencing import fence as fences
+from fencing.fence_view import FenceView, view_of, view_reads
+from meshkit.codec import decode
+from meshkit.errors import CorruptRecord, MeshError
+from meshkit.keys import CoordinationKeys, RegionalKeys, last_part, parts_below
+from meshkit.mirror import PrefixMirror
+from meshkit.model import Authority, Group, Seal
+from meshkit.names import GroupName
+from meshkit.ordinals import ABSENT, NO_TOKEN, Epoch, LeaseId, Revision, Token
+from meshkit.regional import Fence, FenceMode, SegmentScope
+from meshkit.store.txn import Committed, KeyValue, ModRevisionIs, Put, Txn
+from replicator.agent import Agent
+from replicator.agent_ports import Region
+
+_log = structlog.get_logger()
+
+PASS_INTERVAL_MS = 1_000
+"""A pass is made at least this often, besides after every change."""
+
+
+class Chain(Protocol):
+    """What upkeep needs of the chain of leases."""
+
+    async def permit_lease(self, authority: Authority, revision: Revision) -> LeaseId:
+        """Hold the group and return the lease its permit may hang on."""
+
+    def current_lease(self) -> LeaseId | None:
+        """Return the region's live lease, or None while there is none."""
+
+
+class Upkeep:
+    """One pass after another over the groups this cluster is a member of."""
+
+    def __init__(self, region: Region, agent: Agent, *, chain: Chain) -> None:
+        self.region = region
+        self._agent = agent
+        self._chain = chain
+        self.fences = PrefixMirror(region.regional, RegionalKeys.fences, clock=region.clock)
+        self.permits = PrefixMirror(region.regional, RegionalKeys.permits, clock=region.clock)
+        self.scopes = PrefixMirror(region.regional, RegionalKeys.segments, clock=region.clock)
+        self.joins = PrefixMirror(region.regional, RegionalKeys.checkpoints, clock=region.clock)
+        self.parked = PrefixMirror(region.regional, RegionalKeys.parked_writes, clock=region.clock)
+        self.copies = PrefixMirror(region.regional, RegionalKeys.routings, clock=region.clock)
+        self._due = asyncio.Event()
+        self._changed: set[GroupName] = set()
+        self._is_all_due = True
+        self.problems: dict[GroupName, str] = {}
+
+    @property
+    def _mirrors(self) -> tuple[PrefixMirror, ...]:
+        return (
+            self.fences,
+            self.permits,
+            self.scopes,
+            self.joins,
+            self.parked,
+            self.copies,
+        )
+
+    async def run(self) -> None:
+        """Keep up until cancelled."""
+        sources = (
+            *self._mirrors,
+            self._agent.groups,
+            self._agent.authorities,
+            self._agent.routings,
+        )
+        for mirror in sources:
+            mirror.on_change(self._on_change)
+        async with asyncio.TaskGroup() as tasks:
+            for mirror in self._mirrors:
+                tasks.create_task(mirror.run())
+            tasks.create_task(self._tick())
+            for mirror in sources:
+                await mirror.ready.wait()
+            while True:
+                self._due.clear()
+                changed, self._changed = self._changed, set()
+                is_all, self._is_all_due = self._is_all_due, False
+                await self._pass(None if is_all else changed)
+                await self._due.wait()
+
+    def nudge(self) -> None:
+        """Make a pass over all groups soon: what is outside the mirrors changed (a lease)."""
+        self._is_all_due = True
+        self._due.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await self.region.clock.sleep_ms(PASS_INTERVAL_MS)
+            self.nudge()
+
+    def _on_change(self, keys: frozenset[bytes]) -> None:
+        self._changed.update(name for key in keys if (name := _group_of(key)))
+        if self._changed:
+            self._due.set()
+
+    async def _pass(self, changed: set[GroupName] | None) -> None:
+        """Look at the groups that changed, or at all of them."""
+        groups = tuple(self.member_groups())
+        for group in groups:
+            if changed is not None and group.name not in changed:
+                continue
+            try:
+                await self._keep(group)
+                self.problems.pop(group.name, None)
+            except MeshError as error:
+                self.problems[group.name] = str(error)
+                _log.warning("upkeep.delayed", group=group.name, why=str(error))
+        try:
+            await self.region.access.keep({group.name: group.prefixes for group in groups})
+        except MeshError as error:
+            self.problems.update({g.name: f"etcd's role was not set: {error}" for g in groups})
+            _log.warning("role.not_kept", why=str(error))
+
+    def member_groups(self) -> Iterator[Group]:
+        """Yield the groups this cluster is a member of; one that cannot be read harms no other."""
+        for item in tuple(self._agent.groups.entries.values()):
+            name = GroupName(last_part(item.key))
+            try:
+                group = decode(Group, item.value)
+            except CorruptRecord as error:
+                self.problems[name] = str(error)
+                continue
+            if self.region.cluster in group.members:
+                yield group
+
+    async def _keep(self, group: Group) -> None:
+        item = self._agent.authorities.entries.get(CoordinationKeys.authority(group.name))
+        if item is None:
+            return
+        authority = decode(Authority, item.value)
+        fence = self._fence(group.name)
+        if fence is None:
+            if authority.active != self.region.cluster:
+                await self._join(group, authority)
+        elif fence.mode is FenceMode.OPEN:
+            await self._keep_active(group, authority, item.mod_revision, fence)
+        await self._copy_routing(group)
+
+    def _fence(self, group: GroupName) -> Fence | None:
+        item = self.fences.entries.get(RegionalKeys.fence(group))
+        return decode(Fence, item.value) if item else None
+
+    async def _join(self, group: Group, authority: Authority) -> None:
+        """Make this cluster a passive member: nothing of the group is here yet."""
+        view = await self.view(group.name)
+        if view.fence is None:
+            txn = fences.join(
+                view,
+                source=authority.active,
+                epoch=authority.epoch,
+                leader=self.region.leader,
+                reason="new member",
+            )
+            await self._commit(txn)
+            _log.info("group.joining", group=group.name, source=authority.active)
+
+    async def _keep_active(
+        self, group: Group, authority: Authority, revision: Revision, fence: Fence
+    ) -> None:
+        if authority.epoch > fence.epoch:
+            await self._supersede(group.name, authority.epoch, reason="superseded")
+            return
+        permit = self.permits.entries.get(RegionalKeys.permit(group.name))
+        lease = self._chain.current_lease()
+        if permit is None or lease is None or permit.lease != lease:
+            await self._renew_permit(group, authority, revision)
+        await self._keep_scope(group, fence)
+
+    async def _renew_permit(self, group: Group, authority: Authority, revision: Revision) -> None:
+        lease = await self._chain.permit_lease(authority, revision)
+        view = await self.view(group.name)
+        txn = fences.permit_again(
+            view, authority, me=self.region.cluster, leader=self.region.leader, lease=lease
+        )
+        if txn is not None:
+            await self._commit(txn)
+            _log.info("permit.put", group=group.name, epoch=authority.epoch)
+
+    async def _keep_scope(self, group: Group, fence: Fence) -> None:
+        item = self.scopes.entries.get(RegionalKeys.segment_scope(group.name, fence.epoch))
+        current = decode(SegmentScope, item.value) if item else None
+        if current is not None and current.prefixes == group.prefixes:
+            return
+        view = await self.view(group.name)
+        txn = fences.scope_again(view, group.prefixes, leader=self.region.leader)
+        if txn is not None:
+            await self._commit(txn)
+
+    async def _supersede(
+        self, group: GroupName, below: Epoch, *, reason: str, seal: Token = NO_TOKEN
+    ) -> None:
+        """Stop being active in any epoch below this one; the fence as it is now decides."""
+        view = await self.view(group)
+        txn = fences.supersede(
+            view, below=below, leader=self.region.leader, reason=reason, seal=seal
+        )
+        if txn is not None:
+            async with self.region.access.closing(view.scope or ()):
+                await self._commit(txn)
+            _log.warning("group.superseded", group=group, below=below, why=reason)
+
+    async def _copy_routing(self, group: Group) -> None:
+        """Bring the local copy of the routing record up to date; never back to an older epoch."""
+        routing = self._agent.routings.entries.get(CoordinationKeys.routing(group.name))
+        if routing is None:
+            return
+        key = RegionalKeys.routing(group.name)
+        copy = self.copies.entries.get(key)
+        if copy is not None and copy.value == routing.value:
+            return
+        guard = ModRevisionIs(key, copy.mod_revision if copy else ABSENT)
+        await self._commit(
+            Txn(guards=(self.region.leader, guard), operations=(Put(key, routing.value),))
+        )
+
+    async def view(self, group: GroupName) -> FenceView:
+        """Read a group's fence with all that belongs to it, at one revision."""
+        outcome = await self.region.regional.commit(Txn(operations=view_reads(group)))
+        assert isinstance(outcome, Committed)
+        return view_of(group, outcome.reads)
+
+    async def _commit(self, txn: Txn) -> None:
+        outcome = await self.region.regional.commit(txn)
+        if not isinstance(outcome, Committed):
+            self.nudge()
+
+    async def obey_authority(self) -> None:
+        """Stop being active wherever the authority has gone elsewhere, before the first beat.
+
+        Raises:
+            MeshError: it could not be made sure of; there must be no beat.
+        """
+        await self._agent.loaded()
+        fences_now = await self.region.regional.range(
+            (RegionalKeys.fences, RegionalKeys.fences[:-1] + b"0")
+        )
+        for item in fences_now.items:
+            fence = decode(Fence, item.value)
+            stored = self._agent.authorities.entries.get(CoordinationKeys.authority(fence.group))
+            if fence.mode is not FenceMode.OPEN or stored is None:
+                continue
+            authority = decode(Authority, stored.value)
+            await self._supersede(fence.group, authority.epoch, reason="superseded")
+
+    async def obey_seal(self, group: GroupName) -> None:
+        """Stop accepting writes for a sealed group: its segment ends here, its permit goes."""
+        item = await self.region.coordination.get(CoordinationKeys.seal(group))
+        if item is not None:
+            sealed = decode(Seal, item.value).epoch
+            await self._supersede(
+                group, Epoch(sealed + 1), reason="sealed", seal=self._token_of(group, item)
+            )
+
+    def _token_of(self, group: GroupName, seal: KeyValue) -> Token:
+        """Return the token of a seal, which is that of the command put with it."""
+        stored = self._agent.authorities.entries.get(CoordinationKeys.authority(group))
+        incarnation = decode(Authority, stored.value).token.incarnation if stored else 0
+        return Token(incarnation=incarnation, revision=seal.mod_revision)
+
+
+def _group_of(key: bytes) -> GroupName | None:
+    """Return the group that a mirrored key is about; None for a cluster's own checkpoint."""
+    if key.startswith(RegionalKeys.segments):
+        parts = parts_below(RegionalKeys.segments, key)
+        return GroupName(parts[0]) if parts else None
+    if key.startswith(RegionalKeys.checkpoints) and not is_group_checkpoint(key):
+        return None
+    return GroupName(last_part(key))
+
+
+def is_group_checkpoint(key: bytes) -> bool:
+    """Return whether a key below `checkpoint/` belongs to a group out of step."""
+    return key.count(b"/") == RegionalKeys.checkpoints.count(b"/") + 1

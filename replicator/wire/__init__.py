@@ -1,0 +1,1 @@
+"""The bytes between two replicators: protobuf, with zstd where it helps."""
