@@ -1,0 +1,1 @@
+"""Decides who writes, and carries it through. Never touches application data."""

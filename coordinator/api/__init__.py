@@ -1,0 +1,1 @@
+"""The automation API: HTTPS with mutual TLS, JSON, server-sent events."""

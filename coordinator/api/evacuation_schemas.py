@@ -1,0 +1,70 @@
+"""The shapes of requests and answers about evacuations. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator.failover.record import FailoverKind, Phase
+from coordinator.governance.preflight import CHECK_NAMES
+
+Json = dict[str, Any]
+
+_TEXT: Json = {"type": "string"}
+_TEXT_OR_NULL: Json = {"type": ["string", "null"]}
+_FLAG: Json = {"type": "boolean"}
+_NUMBER: Json = {"type": "integer"}
+
+
+def _object(**fields: Json) -> Json:
+    return {"type": "object", "properties": fields}
+
+
+def _rows(**fields: Json) -> Json:
+    return {"type": "array", "items": _object(**fields)}
+
+
+EVACUATION_SCHEMAS: dict[str, Json] = {
+    "EvacuationRequest": _object(
+        target=_TEXT,
+        kind={"type": "string", "enum": [kind.value for kind in FailoverKind]},
+        reason=_TEXT,
+        change=_TEXT,
+        waive={"type": "array", "items": {"type": "string", "enum": sorted(CHECK_NAMES)}},
+        accept_loss=_object(records=_NUMBER, seconds=_NUMBER, unknown=_FLAG),
+        no_fence_wait=_FLAG,
+        planned_first=_FLAG,
+        dry_run=_FLAG,
+        request_id=_TEXT,
+    ),
+    "Evacuation": _object(
+        cluster=_TEXT,
+        kind=_TEXT,
+        request_id=_TEXT,
+        dry_run=_FLAG,
+        changed=_FLAG,
+        groups=_rows(
+            group=_TEXT,
+            target=_TEXT_OR_NULL,
+            failover=_TEXT_OR_NULL,
+            outcome={
+                "type": "string",
+                "enum": ["begun", "under_way", "would_move", "moved", "refused"],
+            },
+            reason=_TEXT,
+        ),
+    ),
+    "EvacuationProgress": _object(
+        cluster=_TEXT,
+        request_id=_TEXT,
+        under_way=_NUMBER,
+        moved=_NUMBER,
+        groups=_rows(
+            group=_TEXT,
+            failover=_TEXT,
+            moved=_FLAG,
+            under_way=_FLAG,
+            phase={"type": ["string", "null"], "enum": [*(p.value for p in Phase), None]},
+            problem={"type": ["object", "null"]},
+        ),
+    ),
+}

@@ -1,0 +1,315 @@
+"""Drives one failover: take in what happened, decide what to remember, store it, wait.
+
+Cancel it, or kill the process, at any await: whoever leads next drives on from the record. It
+reacts to answers and to changes of the record at once, and polls nothing.
+
+Time limits run on this process's monotonic clock. A successor begins a step's time anew (slower,
+never wrong); but the pause budget it begins with what the wall clock says is left of it, so that
+a chain of dying coordinators cannot pause writes for ever. A wrong wall clock can only end the
+pause early, which undoes the drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import attrs
+import structlog
+
+from coordinator import comparison
+from coordinator.failover import machine
+from coordinator.failover.described import described
+from coordinator.failover.record import FENCE, Failover, Phase
+from coordinator.failover.repository import (
+    AuthorityMovedElsewhere,
+    FailoverRepository,
+    Loaded,
+)
+from fencing.patience import Signal
+from meshkit import failpoints
+from meshkit.clock import Clock
+from meshkit.commands import Answer
+from meshkit.errors import MeshError, RevisionConflict, TermEnded
+from meshkit.names import ClusterName, FailoverId, GroupName
+from meshkit.ordinals import ABSENT, Revision, Token
+
+_log = structlog.get_logger()
+
+RETRY_MS = 250
+"""How long the driver waits before it goes on after its etcd refused or did not answer."""
+
+HOLDER_LOOK_MS = 1_000
+"""A source's proof of life is looked for at least this often, besides after each change."""
+
+_LIVES = (
+    "the source neither answered nor let its proof of life run out: it renews its leases but does"
+    " not obey. To go on without knowing that it has stopped: --no-fence-wait"
+)
+
+NOTHING_TO_DO = {"approve": "policy asks for no approval", "settle": "", "consent": ""}
+"""Steps of the coordinator's own that are passed in the transition that reaches them."""
+
+AnswerOf = Callable[[ClusterName, GroupName], Answer | None]
+CheckAgain = Callable[[Failover], Awaitable[str]]
+"""Returns why the failover must not go on, or nothing."""
+
+
+class Rescuer(Protocol):
+    """Finds out what an emergency has to know. Implemented by `coordinator.rescue.Rescue`."""
+
+    async def check(self, record: Failover) -> str:
+        """Return why the emergency must not go on, or nothing."""
+
+    async def fence_ended(self, record: Failover) -> machine.FenceEnded | None:
+        """Return how surely the source is fenced without its answer; None if it is not yet."""
+
+    async def state(self, record: Failover) -> machine.LossStated:
+        """State what may be lost."""
+
+
+Compare = Callable[[Failover], Awaitable[machine.StepDone | machine.StepFailed]]
+"""Has the target's copy compared, and returns what came of the step."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Driver:
+    """Carries one failover to its end."""
+
+    group: GroupName
+    failover: FailoverId
+    failovers: FailoverRepository
+    clock: Clock
+    answer_of: AnswerOf
+    check_again: CheckAgain
+    compare: Compare
+    rescue: Rescuer
+    _changed: Signal = attrs.field(factory=Signal, init=False)
+    _revision_seen: Revision = attrs.field(default=ABSENT, init=False)
+    _must_reload: bool = attrs.field(default=False, init=False)
+    _deadlines: dict[str, int] = attrs.field(factory=dict, init=False)
+
+    def on_record(self, revision: Revision) -> None:
+        """Note that the record was stored at `revision`, perhaps by somebody else."""
+        self._revision_seen = max(self._revision_seen, revision)
+        self._changed.notify()
+
+    def on_gap(self) -> None:
+        """Note that changes may have been missed: the record has to be read again."""
+        self._must_reload = True
+        self._changed.notify()
+
+    def on_answer(self) -> None:
+        """Note that there is a new answer for the group."""
+        self._changed.notify()
+
+    async def run(self) -> Phase | None:
+        """Drive until it has ended, and return how; None if the record is not there.
+
+        Raises:
+            TermEnded: another coordinator leads and drives on.
+        """
+        log = _log.bind(failover_id=self.failover, group=self.group)
+        loaded: Loaded | None = None
+        while True:
+            try:
+                if loaded is None or self._is_stale(loaded):
+                    self._must_reload = False
+                    loaded = await self.failovers.load(self.group, self.failover)
+                if loaded is None or loaded.record.phase.is_final:
+                    return loaded.record.phase if loaded else None
+                event = await self._next_event(loaded)
+                if event is not None:
+                    loaded = await self._remember(loaded, event)
+            except TermEnded:
+                raise
+            except RevisionConflict:
+                loaded = None
+            except MeshError as error:
+                log.warning("failover.delayed", why=str(error))
+                loaded = None
+                await self.clock.sleep_ms(RETRY_MS)
+
+    # --- what happens --------------------------------------------------------------------------
+
+    async def _next_event(self, loaded: Loaded) -> machine.Event | None:
+        """Return what happened, or None when the record should be read again."""
+        record = loaded.record
+        match machine.decide(record):
+            case machine.Perform(step=step):
+                return await self._perform(loaded, step)
+            case machine.MoveAuthority():
+                return machine.AuthorityMoved(token=_token(loaded))
+            case machine.AwaitAnswer() if machine.step_in_hand(record).name == FENCE:
+                return await self._wait_fenced(loaded)
+            case _:
+                return await self._wait(loaded)
+
+    async def _wait_fenced(self, loaded: Loaded) -> machine.Event | None:
+        """Wait for the source's answer or the end of its proof of life, whichever comes first."""
+        record, timer = loaded.record, machine.timer(loaded.record)
+        assert timer is not None, "the fence is awaited"
+        assert record.awaiting is not None, "the fence is awaited"
+        while not self._is_stale(loaded):
+            answer = self._news(record)
+            if answer is not None:
+                return machine.Answered(answer=answer)
+            ended = await self.rescue.fence_ended(record)
+            if ended is not None:
+                return ended
+            deadline_ms = self._deadline_ms(timer)
+            if self.clock.now_ms() >= deadline_ms:
+                return machine.TimedOut(revision=record.awaiting.revision, detail=_LIVES)
+            look_ms = min(deadline_ms, self.clock.now_ms() + HOLDER_LOOK_MS)
+            await self._changed.wait_until(self.clock, look_ms)
+        return None
+
+    async def _perform(self, loaded: Loaded, step: str) -> machine.Event | None:
+        record = loaded.record
+        passed = _passed(record, step)
+        if passed is not None:
+            return passed
+        if step == comparison.CHECK:
+            return await self._unless_stale(loaded, self.compare(record))
+        if step == "state_loss":
+            return await self.rescue.state(record)
+        assert step in {"check", "assess"}, f"nobody knows how to carry out {step}"
+        check = self.check_again if step == "check" else self.rescue.check
+        problem = await check(record)
+        if problem:
+            return machine.StepFailed(step=step, detail=problem)
+        return machine.StepDone(step=step)
+
+    async def _unless_stale(
+        self, loaded: Loaded, work: Awaitable[machine.Event]
+    ) -> machine.Event | None:
+        """Return what comes of `work`, or stop it and return None when the record moves."""
+        working = asyncio.ensure_future(work)
+        try:
+            while not working.done() and not self._is_stale(loaded):
+                moved = asyncio.ensure_future(self._changed.wait())
+                try:
+                    await asyncio.wait({working, moved}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    moved.cancel()
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def _wait(self, loaded: Loaded) -> machine.Event | None:
+        """Wait for the answer that is awaited, for its time to run out, or for a new record."""
+        record, awaiting = loaded.record, loaded.record.awaiting
+        limit = machine.timer(record)
+        while not self._is_stale(loaded):
+            answer = self._news(record)
+            timer = machine.retry_timer(record, answer) if answer else limit
+            if timer is None:
+                if answer is not None:
+                    return machine.Answered(answer=answer)
+                await self._changed.wait()
+            elif self.clock.now_ms() < self._deadline_ms(timer):
+                await self._changed.wait_until(self.clock, self._deadline_ms(timer))
+            elif answer is not None:
+                return machine.Answered(answer=answer)
+            else:
+                assert awaiting is not None, "only what is awaited has a timer"
+                return machine.TimedOut(
+                    revision=awaiting.revision, detail=_silence(awaiting.cluster, timer)
+                )
+        return None
+
+    def _is_stale(self, loaded: Loaded) -> bool:
+        return self._must_reload or self._revision_seen > loaded.revision
+
+    def _news(self, record: Failover) -> Answer | None:
+        """Return the answer to what is awaited, unless it would change nothing."""
+        if record.awaiting is None:
+            return None
+        answer = self.answer_of(record.awaiting.cluster, self.group)
+        if answer is None:
+            return None
+        event = machine.Answered(answer=answer)
+        after = machine.advance(record, event, now_ms=self.clock.wall_ms())
+        return answer if after is not record else None
+
+    def _deadline_ms(self, timer: machine.Timer) -> int:
+        if timer.key not in self._deadlines:
+            spent_ms = 0
+            if timer.since_ms is not None:
+                spent_ms = min(max(0, self.clock.wall_ms() - timer.since_ms), timer.limit_ms)
+            self._deadlines[timer.key] = self.clock.now_ms() + timer.limit_ms - spent_ms
+        return self._deadlines[timer.key]
+
+    # --- what to remember ----------------------------------------------------------------------
+
+    async def _remember(self, before: Loaded, event: machine.Event) -> Loaded:
+        """Store what follows from `event`, with every step that needs nothing but storing."""
+        now_ms = self.clock.wall_ms()
+        first = machine.advance(before.record, event, now_ms=now_ms)
+        if first is before.record:
+            return before
+        after, passed = self._go_on(before, first, now_ms=now_ms)
+        what = ", ".join([described(before.record, event), *passed])
+        step = machine.step_in_hand(before.record).name
+        failpoints.reach(f"coordinator.before-save.{step}")
+        try:
+            stored = await self.failovers.save(before, after, what=what)
+        except AuthorityMovedElsewhere as error:
+            failed = machine.StepFailed(step="pivot", detail=str(error))
+            at_pivot = before.record if isinstance(event, machine.AuthorityMoved) else first
+            undoing = machine.advance(at_pivot, failed, now_ms=now_ms)
+            stored = await self.failovers.save(before, undoing, what=f"pivot failed: {error}")
+        failpoints.reach(f"coordinator.after-save.{step}")
+        self._report(stored.record, what)
+        return stored
+
+    def _go_on(self, before: Loaded, after: Failover, *, now_ms: int) -> tuple[Failover, list[str]]:
+        """Pass the steps that are done by storing them: they ride in the same transaction.
+
+        The pivot's token is the revision that this transaction compares, as it has to be.
+        """
+        passed: list[str] = []
+        while True:
+            event: machine.Event
+            match machine.decide(after):
+                case machine.MoveAuthority():
+                    event = machine.AuthorityMoved(token=_token(before))
+                case machine.Perform(step=step) if (done := _passed(after, step)) is not None:
+                    event = done
+                case _:
+                    return after, passed
+            passed.append(described(after, event))
+            after = machine.advance(after, event, now_ms=now_ms)
+
+    def _report(self, record: Failover, what: str) -> None:
+        log = _log.bind(failover_id=self.failover, group=self.group, phase=record.phase.value)
+        log.info("failover.went_on", what=what, cut=record.cut)
+        if record.problem is not None:
+            log.warning("failover.has_problem", happened=record.problem.happened)
+
+
+def _token(loaded: Loaded) -> Token:
+    return Token(incarnation=loaded.record.incarnation, revision=loaded.revision)
+
+
+def _passed(record: Failover, step: str) -> machine.StepDone | None:
+    """Return the passing of a step that needs nothing but storing, or None if it needs more."""
+    if step == comparison.CHECK:
+        reason = comparison.is_passed(record)
+        if not reason:
+            return None
+    elif step in NOTHING_TO_DO:
+        reason = NOTHING_TO_DO[step]
+    else:
+        return None
+    return machine.StepDone(
+        step=step, detail=f"skipped: {reason}" if reason else "", skipped=bool(reason)
+    )
+
+
+def _silence(cluster: ClusterName, timer: machine.Timer) -> str:
+    if timer.key == "pause":
+        return f"the pause budget of {timer.limit_ms} ms ran out before {cluster} answered"
+    return f"{cluster} did not answer within {timer.limit_ms} ms"

@@ -1,0 +1,1 @@
+"""Whether a failover may begin, and the tamper-evident account of what was done."""

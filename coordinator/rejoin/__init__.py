@@ -1,0 +1,1 @@
+"""How superseded clusters become standbys again."""
