@@ -1,0 +1,1 @@
+"""The `mesh` command, and the sandbox it can run on one machine."""

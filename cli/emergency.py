@@ -1,0 +1,157 @@
+"""Emergencies on the command line: what may be lost, shown in plain words, asked for, accepted."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.text import Text
+
+from cli.render import fields
+from cli.session import Session
+from cli.views import checks_table
+from meshkit.errors import InvalidInput
+
+WAITS_FOR_CONSENT = 10
+_BOUND = re.compile(r"(records|seconds)=(\d+)")
+
+
+def bound_of(text: str) -> dict[str, Any]:
+    """Return the bound that `records=N,seconds=S` or `unknown` names.
+
+    Raises:
+        InvalidInput: it names none.
+    """
+    if text == "unknown":
+        return {"unknown": True}
+    bound: dict[str, Any] = {}
+    for part in text.split(","):
+        found = _BOUND.fullmatch(part.strip())
+        if found is None:
+            raise InvalidInput(
+                f"--accept-loss {text!r}: {part!r} is no bound",
+                hint="say records=N,seconds=S, or one of them, or unknown",
+            )
+        bound[found[1]] = int(found[2])
+    return bound
+
+
+def preview_view(preview: Mapping[str, Any]) -> RenderableType:
+    """Return what an emergency would do and lose, with what that means in plain words."""
+    loss = preview["loss"]
+    head = fields(
+        {
+            "Group": preview["group"],
+            "EMERGENCY": f"{preview['source']} -> {preview['target']}",
+            "Epoch": f"{preview['epoch']} -> {preview['epoch_after']}",
+            "If it stopped now": loss["text"],
+            "Others": _others(loss),
+            "Takes the place of": preview.get("supersedes") or "-",
+            "Steps": ", ".join(preview.get("steps", ())),
+        }
+    )
+    return Lines(head, warnings(preview), checks_table(preview["checks"]))
+
+
+def _others(loss: Mapping[str, Any]) -> str:
+    told = [f"{o['cluster']} has up to {o['certain']}" for o in loss["others"] if o["certain"]]
+    advice = ""
+    if loss["most_advanced"] != loss["target"]["cluster"]:
+        advice = f"; {loss['most_advanced']} is further: promote it instead"
+    return ("; ".join(told) or "no other member reports") + advice
+
+
+def warnings(preview: Mapping[str, Any]) -> Text:
+    """Return what the operator has to know before saying yes."""
+    source, target = preview["source"], preview["target"]
+    meaning = (
+        f"This moves writes without the help of {source}. What {source} has acknowledged and"
+        f" {target} has not received is lost to applications; what survives at {source} is put in"
+        " quarantine when it is back, never merged by itself."
+    )
+    lines = [meaning]
+    if preview.get("no_fence_wait"):
+        lines.append(
+            f"NOT WAITING FOR THE FENCE: {source} may still accept writes after {target} does."
+            " They will be lost, and nobody can say how many."
+        )
+    if not preview["loss"]["target"]["is_none"]:
+        lines.append("The loss is stated exactly once the copy is frozen, before anything moves.")
+    return Text("\n".join(f"! {line}" for line in lines), style="bold red")
+
+
+def typed(expected: str, question: str, *, yes: bool) -> bool:
+    """Ask on the terminal to type a name; with `yes` do not ask.
+
+    Raises:
+        InvalidInput: there is no terminal to ask on.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InvalidInput(
+            "this needs a typed confirmation and there is no terminal to ask on", hint="pass --yes"
+        )
+    answer: str = click.prompt(question, default="", show_default=False, err=True)
+    return answer.strip() == expected
+
+
+def ask_consent(session: Session, failover: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Show the loss as stated and ask for consent to exactly that; None without it.
+
+    What is accepted is a bound as large as what was shown: if more is found out, it is asked again.
+    """
+    loss = failover["emergency"]["loss"]
+    session.output.note(Text(f"! {loss['text']}", style="bold red"))
+    for objection in loss["objections"]:
+        session.output.note(f"  {objection}")
+    if not sys.stdin.isatty():
+        command = f"mesh failovers approve {failover['id']} --accept-loss {shown(loss)}"
+        session.output.note(f"waits for consent: {command}")
+        return None
+    group = failover["group"]
+    if not typed(group, f"Type {group} to accept that loss", yes=False):
+        session.output.note(f"not accepted; to give up: mesh failovers abort {failover['id']}")
+        return None
+    return consent(session, failover["id"], bound_of(shown(loss)))
+
+
+def shown(loss: Mapping[str, Any]) -> str:
+    """Return the bound that covers a loss as stated, as `--accept-loss` takes it."""
+    known, seconds = loss["target"]["records_known"], loss["seconds"]
+    if known is None or seconds is None or loss["fence"] == "unknown":
+        return "unknown"
+    return f"records={known},seconds={seconds}"
+
+
+def consent(session: Session, failover: str, bound: Mapping[str, Any]) -> dict[str, Any]:
+    """Accept a loss within a bound, and return the failover."""
+    path = f"/v1/failovers/{failover}/consent"
+    answer = session.run(lambda api: api.post(path, {"accept_loss": dict(bound)})).body
+    found = answer["failover"]
+    assert isinstance(found, dict), "docs/api.md"
+    return found
+
+
+def waits(failover: Mapping[str, Any]) -> bool:
+    """Return whether a failover waits for somebody to accept its loss."""
+    emergency = failover.get("emergency") or {}
+    return bool(emergency.get("awaits_consent"))
+
+
+def outcome(failover: Mapping[str, Any]) -> str:
+    """Return what an emergency did, in one line, for its end."""
+    emergency = failover.get("emergency")
+    if not emergency:
+        return ""
+    lines = [f"emergency; fence: {emergency['fence']}"]
+    if emergency["after_planned"]:
+        lines.append(f"after a planned failover was tried: {emergency['after_planned']}")
+    if emergency["loss"]:
+        lines.append(emergency["loss"]["text"])
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""Runs a whole mesh on one machine: to try it, to test it, to break it."""
