@@ -1,0 +1,226 @@
+"""Emergencies that are cut off rather than dead, aborted, superseded, or ask for consent."""
+
+import asyncio
+
+import attrs
+import pytest
+
+from chaos.checkers import check_one_writer
+from chaos.history import History
+from coordinator.failover.loss import FenceStatus, LossBound
+from coordinator.failover.record import FailoverKind, Phase
+from coordinator.governance.audit import AuditEntry
+from meshkit.codec import decode, to_plain
+from meshkit.keys import CoordinationKeys as Keys
+from meshkit.keys import RegionalKeys
+from meshkit.names import ClusterName
+from meshkit.regional import Fence, FenceMode
+from meshkit.store.txn import prefix_range
+from tests.mesh.emergencies import (
+    ANYTHING,
+    GROUP,
+    OPERATOR,
+    acknowledged,
+    begin,
+    emergency,
+    kill_region,
+    until,
+    until_step,
+    until_written,
+    writing,
+)
+from tests.mesh.inmemory import MemoryMesh, running
+from tests.mesh.test_whole_mesh import until_equal, until_in_step
+
+pytestmark = pytest.mark.slow
+
+
+async def fence_at(mesh: MemoryMesh, cluster: str) -> Fence:
+    item = await mesh.stores[cluster].get(RegionalKeys.fence(GROUP))
+    assert item is not None
+    return decode(Fence, item.value)
+
+
+async def test_a_region_that_answers_loses_nothing_and_follows_by_itself() -> None:
+    """Confirmed: sealed. Then everybody stands on an ordinary cut, and nobody has to rejoin."""
+    mesh = MemoryMesh()
+    history = History()
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        async with mesh.gate() as gate, writing(gate, history):
+            await until_written(history, 60)
+
+            record = await until(mesh, await begin(mesh, emergency("b", accept_loss=None)))
+
+            await until_written(history, 20, at="b")
+        states = await until_equal(mesh)
+
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert record.emergency is not None
+    assert record.emergency.fence is FenceStatus.CONFIRMED
+    assert record.emergency.loss is not None
+    assert record.emergency.loss.target.is_none
+    assert [w for w in history.acknowledged() if w.key not in states[ClusterName("b")]] == []
+    assert check_one_writer(history).is_valid
+
+
+async def test_without_consent_it_waits_and_an_abort_gives_everything_back() -> None:
+    """S8: frozen while another group of the stream goes on, then thawed; nothing is skipped."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await mesh.apply("users", "/users/")
+        await until_in_step(mesh)
+        history = History()
+        async with mesh.gate() as gate, writing(gate, history):
+            await until_written(history, 30)
+            await mesh.processes["a-0"].kill()
+            mesh.network.hang_up("a-0")
+            asked = emergency("b", accept_loss=LossBound(seconds=0), no_fence_wait=True)
+            failover = await begin(mesh, asked)
+            waits = await until_step(mesh, failover, "consent")
+            frozen = await fence_at(mesh, "b")
+            before = await mesh.content("b")
+            mesh.start_replicator("a", 0)
+
+            await mesh.operations().steering.abort(failover, "it is back", OPERATOR)
+            record = await until(mesh, failover)
+
+            count = len(acknowledged(history, at="a"))
+            await until_written(history, count + 30, at="a")
+        states = await until_equal(mesh)
+
+    assert waits.emergency is not None
+    assert frozen.mode is FenceMode.HELD
+    assert record.phase is Phase.ROLLED_BACK
+    assert len(states[ClusterName("b")]) > len(before)
+    assert [w for w in history.acknowledged() if w.key not in states[ClusterName("b")]] == []
+
+
+async def test_consent_is_bound_to_what_was_stated_and_everybody_is_told_the_same() -> None:
+    """The record, the API and the audit hold one and the same statement."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        await kill_region(mesh, "a")
+        failover = await begin(mesh, emergency("b", accept_loss=None, no_fence_wait=True))
+        await until_step(mesh, failover, "consent")
+
+        too_little = LossBound(records=10, seconds=10)
+        await mesh.operations().steering.consent(failover, too_little, OPERATOR)
+        still = (await mesh.operations().failover(failover)).record
+        answer = await mesh.operations().steering.consent(failover, ANYTHING, OPERATOR)
+        record = await until(mesh, failover)
+
+        audit = await mesh.coordination.range(prefix_range(Keys.audit(GROUP, 0)[:-10]))
+        entries = [decode(AuditEntry, item.value) for item in audit.items]
+
+    assert still.phase is Phase.ADVANCING
+    assert answer["changed"]
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert record.emergency is not None
+    assert record.emergency.fence is FenceStatus.UNKNOWN
+    stated = to_plain(record.emergency.loss)
+    told = [entry.facts for entry in entries if "loss" in entry.facts]
+    assert told
+    assert all(facts["loss"] == stated for facts in told)
+    shown = answer["failover"]["emergency"]["loss"]
+    assert {name: shown[name] for name in stated} == stated
+    actions = [entry.action for entry in entries]
+    assert actions.count("failover.loss_accepted") == 2
+
+
+async def test_s22_a_region_that_heals_while_a_person_reads_stays_fenced() -> None:
+    """S22: the holder cannot be made anew under the seal, however long the consent takes."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        await mesh.processes["a-0"].kill()
+        mesh.network.hang_up("a-0")
+        failover = await begin(mesh, emergency("b", accept_loss=LossBound(records=0)))
+        await until_step(mesh, failover, "consent")
+
+        mesh.start_replicator("a", 0)
+        async with asyncio.timeout(10):
+            while (await fence_at(mesh, "a")).mode is FenceMode.OPEN:
+                await asyncio.sleep(0.01)
+        holder = await mesh.coordination.get(Keys.holder(GROUP))
+        permit = await mesh.stores["a"].get(RegionalKeys.permit(GROUP))
+        await mesh.operations().steering.consent(failover, ANYTHING, OPERATOR)
+        record = await until(mesh, failover)
+
+    assert holder is None
+    assert permit is None
+    assert record.phase is Phase.SUCCEEDED, record.problem
+
+
+async def test_s18_an_emergency_takes_the_place_of_a_failover_that_is_stuck() -> None:
+    """S18: the source of a planned failover dies while that waits for it."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        mesh.network.hang_up("a-0")
+        mesh.network.break_all()
+        planned = emergency("b", "p-1", accept_loss=None)
+        planned = attrs.evolve(
+            planned, kind=FailoverKind.PROMOTE, waive=("lag", "pause_budget", "verify")
+        )
+        first = await begin(mesh, planned)
+        await until_step(mesh, first, "catch_up")
+        await kill_region(mesh, "a")
+
+        second = await begin(mesh, emergency("b", "e-2", accept_loss=ANYTHING))
+        record = await until(mesh, second)
+        before = (await mesh.operations().failover(first)).record
+
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert record.emergency is not None
+    assert record.emergency.supersedes == first
+    assert before.phase is Phase.SUPERSEDED
+
+
+async def test_a_planned_failover_that_fails_goes_on_as_an_emergency_and_says_so() -> None:
+    """Graceful first; only with the consent given, and labelled."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        await kill_region(mesh, "a")
+        asked = emergency("b", planned_first=True, accept_loss=ANYTHING)
+
+        record = await until(mesh, await begin(mesh, asked))
+
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert record.kind is FailoverKind.EMERGENCY
+    assert record.emergency is not None
+    assert record.emergency.after_planned
+
+
+async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() -> None:
+    """S26, but for the seal, which nobody tells the region over the link.
+
+    Its writers go on until its permit runs out; all they were told is at the target.
+    """
+    mesh = MemoryMesh(clusters=("a", "b"))
+    history = History()
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        async with mesh.gate() as gate, writing(gate, history):
+            await until_written(history, 30)
+            mesh.sights["a-0"].partition()
+            cut_off = len(acknowledged(history, at="a"))
+
+            record = await until(mesh, await begin(mesh, emergency("b", accept_loss=ANYTHING)))
+
+            await until_written(history, 10, at="b")
+        content = await mesh.content("b")
+
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert len(acknowledged(history, at="a")) > cut_off
+    assert [w for w in history.acknowledged() if w.key not in content] == []
+    assert check_one_writer(history).is_valid

@@ -1,0 +1,212 @@
+"""The documents are true where a program can tell: generated parts, links, names, commands."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from scripts import cli_reference
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "changes").glob("*.md")])
+
+SCHEDULES_TESTED = ("S2", "S3", "S4", "S5", "S9", "S12", "S19", "S20", "S23", "S24", "S27", "S28")
+"""Everything they need is built, so they must have a test."""
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def commands() -> dict[str, str]:
+    return {path: command.__class__.__name__ for path, command in cli_reference.commands()}
+
+
+# --- generated ----------------------------------------------------------------------------------
+
+
+def test_generated_documents_are_up_to_date() -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "scripts.generate_docs", "--check"],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_command_is_in_the_reference() -> None:
+    text = (DOCS / "cli.md").read_text()
+
+    assert [path for path in commands() if f"# {path}\n" not in text] == []
+
+
+def test_every_command_that_a_document_shows_exists() -> None:
+    """A person on call pastes what the runbook says."""
+    groups = {path for path, kind in commands().items() if "Group" in kind}
+    problems = []
+    for page in PAGES:
+        for line in code_lines(page.read_text()):
+            words = [word for word in line.split() if not word.startswith("-")]
+            if words[:1] != ["mesh"] or len(words) < 2:
+                continue
+            known = " ".join(words[:2])
+            if known in groups and len(words) > 2:
+                known = " ".join(words[:3])
+            if known not in commands():
+                problems.append(f"{shown(page)}: {line}")
+
+    assert problems == []
+
+
+def code_lines(text: str) -> list[str]:
+    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("mesh ")]
+
+
+# --- links and names ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    problems = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        if not linked.exists():
+            problems.append(f"{target}: there is no {name}")
+        elif anchor and linked.suffix == ".md" and anchor not in anchors(linked):
+            problems.append(f"{target}: no such heading")
+
+    assert problems == []
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+    return {title.replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("page", [DOCS / "invariants.md", DOCS / "schedules.md"], ids=shown)
+def test_every_test_that_a_promise_names_exists(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())
+
+    assert named
+    assert [f"{path}::{test}" for path, test in named if test not in functions(ROOT / path)] == []
+
+
+@cache
+def functions(path: Path) -> set[str]:
+    if not path.exists():
+        return set()
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_every_schedule_whose_parts_are_built_has_a_test() -> None:
+    rows = dict(
+        re.findall(r"^\| (S\d+) \|.*\| (.*) \|$", (DOCS / "schedules.md").read_text(), re.MULTILINE)
+    )
+
+    assert [name for name in SCHEDULES_TESTED if "test_" not in rows[name]] == []
+
+
+@pytest.mark.parametrize("page", [DOCS / "architecture.md", DOCS / "glossary.md"], ids=shown)
+def test_every_file_that_a_document_names_exists(page: Path) -> None:
+    """STYLE 59: a moved file moves there in the same change."""
+    text = page.read_text()
+    named = re.findall(
+        r"`((?:meshkit|fencing|replicator|coordinator|cli|docs|tests)/[\w/.-]+)`", text
+    )
+
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("package", ["meshkit", "fencing", "replicator", "coordinator", "cli"])
+def test_the_architecture_names_every_package(package: str) -> None:
+    assert f"| `{package}/` |" in (DOCS / "architecture.md").read_text()
+
+
+# --- dependencies, make -------------------------------------------------------------------------
+
+
+def test_every_dependency_has_a_reason_and_every_reason_a_dependency() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "adr/0003-libraries.md").read_text(), re.MULTILINE)
+    reasoned = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+    assert reasoned == dependencies()
+
+
+def test_every_dependency_is_pinned() -> None:
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+
+    assert {name.lower() for name in dependencies()} - pinned == set()
+
+
+def dependencies() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = itertools.chain(project["dependencies"], *extras)
+    return {re.split(r"[<>=;~! \[]", requirement)[0] for requirement in wanted}
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    problems = []
+    for page in PAGES:
+        text = page.read_text()
+        named = re.findall(r"`make ([a-z]+)", text) + re.findall(
+            r"^(?:\$ )?make ([a-z]+)", text, re.MULTILINE
+        )
+        problems += [f"{shown(page)}: make {name}" for name in named if name not in targets]
+
+    assert problems == []
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    """A newcomer's first command must be one that CI has just run."""
+    ci = (ROOT / ".ci/run").read_text()
+    readme = (ROOT / "README.md").read_text()
+
+    for command in ("make check", "make test", "make demo"):
+        assert command in ci
+        assert command in readme
+
+
+def test_every_page_of_the_documentation_is_linked_from_another() -> None:
+    linked = set()
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", without_code(page.read_text())):
+            linked.add((page.parent / target).resolve())
+
+    problems = [
+        shown(page)
+        for page in DOCS.rglob("*.md")
+        if page not in linked and page.parent not in linked
+    ]
+    assert problems == []
