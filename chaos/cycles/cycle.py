@@ -353,12 +353,9 @@ async def cycling(
             promote = ("clusters", "promote", source, "-g", GROUP, "--yes")
             await insist(sandbox, *promote, say=say)
         region = Region(sandbox=sandbox, cluster=source)
-        async with (
-            region.supervised(say),
-            writing_in(
-                sandbox, name=name, group=GROUP, prefix=prefix, history=load.history
-            ) as writer,
-        ):
+        async with writing_in(
+            sandbox, name=name, group=GROUP, prefix=prefix, history=load.history
+        ) as writer:
             yield Cycle(
                 variation=variation,
                 load=load,

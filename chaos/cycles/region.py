@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import attrs
 
@@ -23,7 +23,6 @@ from cli.sandbox.sandbox import Sandbox
 from meshkit.names import ClusterName
 
 _EXIT_S = 10.0
-SUPERVISION_S = 0.2
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -86,7 +85,6 @@ class Region:
 
     sandbox: Sandbox
     cluster: ClusterName
-    is_lost: bool = False
 
     @property
     def etcd(self) -> EtcdProcess:
@@ -105,7 +103,6 @@ class Region:
 
     async def end(self, how: End, writer: RegionWriter) -> int:
         """Lose the region; return when, on the monotonic clock."""
-        self.is_lost = True
         began_ns = time.monotonic_ns()
         await asyncio.to_thread(self._end, how, writer.process.pid)
         return began_ns
@@ -130,7 +127,6 @@ class Region:
             for process in (*self.replicators, self.coordinator):
                 process.resume()
             writer.signal(signal.SIGCONT)
-            self.is_lost = False
             return
         await asyncio.to_thread(self.etcd.start)
         if back is Back.ETCD_FIRST:
@@ -139,28 +135,6 @@ class Region:
             await asyncio.sleep(1)
         for process in (*self.replicators, self.coordinator):
             await asyncio.to_thread(process.start)
-        self.is_lost = False
-
-    @contextlib.asynccontextmanager
-    async def supervised(self, say: Callable[[str], None]) -> AsyncIterator[None]:
-        """Start the etcd again whenever it ends by itself, as whatever runs it in earnest would.
-
-        etcd 3.5.1 panics if a request that only reads is given up while it is being served, which
-        is what happens to one that was stopped: "unexpected error during txn: context canceled".
-        """
-        watching = asyncio.create_task(self._supervise(say))
-        try:
-            yield
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-
-    async def _supervise(self, say: Callable[[str], None]) -> None:
-        while True:
-            if not self.is_lost and not self.etcd.is_running:
-                say(f"          the etcd of {self.cluster} has ended by itself: started again")
-                await asyncio.to_thread(self.etcd.start)
-            await asyncio.sleep(SUPERVISION_S)
 
     async def fall_asleep(self) -> None:
         """Stop the replicators alone: the region takes in nothing."""

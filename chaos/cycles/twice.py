@@ -45,12 +45,11 @@ async def live_twice(
     """Lose two regions one after the other and win both back; return what was judged."""
     async with cycling(sandbox, VARIATION, say) as cycle:
         second = Region(sandbox=sandbox, cluster=cycle.target)
-        async with second.supervised(say):
-            await cycle.have_traffic()
-            await cycle.spread()
-            await cycle.lose()
-            await _lose_the_promoted(cycle, second, armed)
-            return await _win_back(cycle, second)
+        await cycle.have_traffic()
+        await cycle.spread()
+        await cycle.lose()
+        await _lose_the_promoted(cycle, second, armed)
+        return await _win_back(cycle, second)
 
 
 async def _lose_the_promoted(cycle: Cycle, second: Region, armed: Path) -> None:

@@ -131,11 +131,6 @@ class EtcdProcess:
         """Whether the member's process exists."""
         return self.pid is not None
 
-    @property
-    def has_crashed(self) -> bool:
-        """Whether the member, started from here, has ended by itself: not by a signal, nor well."""
-        return self._process is not None and (self._process.poll() or 0) > 0
-
     def arguments(self) -> list[str]:
         """Return the command line."""
         flags = self.flags

@@ -112,6 +112,9 @@ class Readiness:
                 raise NotReady(
                     f"{process.name} ended: {process.last_words()}", hint=f"see {process.log_file}"
                 )
+        for member in self.sandbox.etcd_processes():
+            if not member.is_running:
+                raise NotReady(f"{member.name} ended", hint=f"see {member.log_file}")
 
 
 def _permit_problem(group: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -27,6 +28,7 @@ from meshkit.store.etcd_codec import EncodedTxn, decode_kv, decode_outcome, firs
 from meshkit.store.etcd_errors import Subject
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
 from meshkit.store.etcd_pool import EndpointPool, EtcdTimeouts, Kind
+from meshkit.store.etcd_reads import is_reading_sound, only_reads, read_apart
 from meshkit.store.etcd_watch import EtcdWatch
 from meshkit.store.port import LeaseGranted, LeaseTtl, RangeResult, StoreStatus, WatchItem
 from meshkit.store.txn import KeyRange, KeyValue, Outcome, Txn
@@ -136,7 +138,12 @@ class EtcdStore:
         return self.pool.is_connected
 
     async def commit(self, txn: Txn, *, timeout_ms: int | None = None) -> Outcome:
-        """Apply the transaction at most once; see the port."""
+        """Apply the transaction at most once; see the port.
+
+        One that only reads is sent as single reads to an etcd that it could kill.
+        """
+        if only_reads(txn) and not await self._reads_whole():
+            return await read_apart(txn, partial(self._read, timeout_ms=timeout_ms))
         subject = Subject(operation="commit", lease_id=first_lease(txn.operations))
         answer = await self.pool.call(
             _TXN, EncodedTxn(txn), kind=Kind.WRITE, subject=subject, timeout_ms=timeout_ms
@@ -267,9 +274,19 @@ class EtcdStore:
         await asyncio.gather(*(watch.close() for watch in list(self._watches)))
         await self.pool.close()
 
-    async def _read(self, request: wire.RangeRequest) -> Any:
+    async def _reads_whole(self) -> bool:
+        """Return whether the member that is asked next may be sent a transaction that only reads.
+
+        If it is lost meanwhile the next one may be older: then it is at risk for one request.
+        """
+        deadline_ms = self.pool.clock.now_ms() + self.pool.timeouts.request_ms
+        return is_reading_sound((await self.pool.pick(deadline_ms=deadline_ms)).version)
+
+    async def _read(self, request: wire.RangeRequest, *, timeout_ms: int | None = None) -> Any:
         subject = Subject(operation="range", revision=Revision(request.revision))
-        return await self.pool.call(_RANGE, request, kind=Kind.READ, subject=subject)
+        return await self.pool.call(
+            _RANGE, request, kind=Kind.READ, subject=subject, timeout_ms=timeout_ms
+        )
 
     async def _read_pages(self, template: wire.RangeRequest, limit: int) -> RangeResult:
         request = wire.RangeRequest()

@@ -50,15 +50,29 @@ LATE_FROM = 8
 
 def encode_txn(txn: Txn) -> wire.TxnRequest:
     """Return the request. Its else branch reads the evidence for each guard, then `otherwise`."""
-    valued = {guard.key for guard in txn.guards if isinstance(guard, ValueIs)}
+    shown = (*encode_evidence(txn.guards), *encode_reads(txn.otherwise))
     return wire.TxnRequest(
         compare=[_encode_guard(guard) for guard in txn.guards],
         success=[_encode_operation(operation) for operation in txn.operations],
-        failure=[
-            *(_encode_evidence(guard, valued) for guard in evidence(txn.guards)),
-            *(_encode_operation(get) for get in txn.otherwise),
-        ],
+        failure=[wire.RequestOp(request_range=read) for read in shown],
     )
+
+
+def encode_evidence(guards: Sequence[Guard]) -> list[wire.RangeRequest]:
+    """Return the reads that show which of the guards hold."""
+    valued = {guard.key for guard in guards if isinstance(guard, ValueIs)}
+    return [_encode_evidence(guard, valued) for guard in evidence(guards)]
+
+
+def encode_reads(gets: Iterable[Operation]) -> list[wire.RangeRequest]:
+    """Return the reads of operations that only read."""
+    return [_encode_get(get) for get in gets if isinstance(get, Get)]
+
+
+def is_held_by(guards: Sequence[Guard], shown: Sequence[wire.ResponseOp]) -> bool:
+    """Return whether every guard holds, by the answers to `encode_evidence`."""
+    facts = _facts(guards, shown)
+    return all(_held(guard, facts[_identity(guard)]) for guard in guards)
 
 
 class EncodedTxn:
@@ -116,17 +130,22 @@ def _outcome(txn: Txn, response: wire.TxnResponse, revision: Revision) -> Outcom
                 if isinstance(operation, Attempt)
             ),
         )
-    witnesses = evidence(txn.guards)
-    shown = response.responses[: len(witnesses)]
-    facts = {
-        _identity(guard): _decode_read(answer)
-        for guard, answer in zip(witnesses, shown, strict=True)
-    }
+    width = len(evidence(txn.guards))
+    facts = _facts(txn.guards, response.responses[:width])
     return Rejected(
         revision=revision,
         broken=tuple(g for g in txn.guards if not _held(g, facts[_identity(g)])),
-        reads=tuple(_decode_read(answer) for answer in response.responses[len(witnesses) :]),
+        reads=tuple(_decode_read(answer) for answer in response.responses[width:]),
     )
+
+
+def _facts(
+    guards: Sequence[Guard], shown: Sequence[wire.ResponseOp]
+) -> dict[object, tuple[KeyValue, ...]]:
+    return {
+        _identity(guard): _decode_read(answer)
+        for guard, answer in zip(evidence(guards), shown, strict=True)
+    }
 
 
 def decode_kv(kv: Any) -> KeyValue:
@@ -285,18 +304,22 @@ def _encode_guard(guard: Guard) -> wire.Compare:
             )
 
 
-def _encode_evidence(guard: Guard, valued: set[bytes]) -> wire.RequestOp:
+def _encode_evidence(guard: Guard, valued: set[bytes]) -> wire.RangeRequest:
     if isinstance(guard, NoneModifiedSince):
-        read = wire.RangeRequest(
+        return wire.RangeRequest(
             key=guard.key_range[0],
             range_end=guard.key_range[1],
             min_mod_revision=guard.revision + 1,
             limit=1,
             keys_only=True,
         )
-    else:
-        read = wire.RangeRequest(key=guard.key, keys_only=guard.key not in valued)
-    return wire.RequestOp(request_range=read)
+    return wire.RangeRequest(key=guard.key, keys_only=guard.key not in valued)
+
+
+def _encode_get(get: Get) -> wire.RangeRequest:
+    return wire.RangeRequest(
+        key=get.key, range_end=get.end, limit=get.limit, keys_only=get.keys_only
+    )
 
 
 def _encode_operation(operation: Operation) -> wire.RequestOp:
@@ -313,13 +336,7 @@ def _encode_operation(operation: Operation) -> wire.RequestOp:
             delete = wire.DeleteRangeRequest(key=operation.key, range_end=operation.end)
             return wire.RequestOp(request_delete_range=delete)
         case Get():
-            read = wire.RangeRequest(
-                key=operation.key,
-                range_end=operation.end,
-                limit=operation.limit,
-                keys_only=operation.keys_only,
-            )
-            return wire.RequestOp(request_range=read)
+            return wire.RequestOp(request_range=_encode_get(operation))
         case Nest():
             nested = wire.TxnRequest(success=[_encode_operation(o) for o in operation.operations])
             return wire.RequestOp(request_txn=nested)

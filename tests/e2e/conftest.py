@@ -1,9 +1,7 @@
 """A whole sandbox of real processes for a module of tests, with failpoints that can be armed."""
 
 import asyncio
-import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from cli.sandbox.process import MeshProcess
 from cli.sandbox.sandbox import Sandbox
 from meshkit import failpoints
 
-SUPERVISION_S = 0.1
 CLUSTERS = ("us-east", "eu-west", "ap-south")
 
 
@@ -56,30 +53,6 @@ class Rig:
                 process.start()
 
 
-@contextlib.contextmanager
-def supervised(sandbox: Sandbox) -> Iterator[None]:
-    """Start an etcd again that ended by itself, as whatever runs it in earnest would.
-
-    etcd 3.5.1 panics if a client dies while a transaction that only reads is served
-    ("unexpected error during txn: context canceled"), and these tests kill clients.
-    """
-    over = threading.Event()
-
-    def supervise() -> None:
-        while not over.wait(SUPERVISION_S):
-            for etcd in sandbox.etcd_processes():
-                if etcd.has_crashed:
-                    etcd.start()
-
-    watching = threading.Thread(target=supervise, daemon=True)
-    watching.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watching.join()
-
-
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     directory = tmp_path_factory.mktemp("mesh")
@@ -93,8 +66,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     )
     try:
         asyncio.run(sandbox.start())
-        with supervised(sandbox):
-            yield Rig(sandbox, armed)
+        yield Rig(sandbox, armed)
     finally:
         asyncio.run(sandbox.stop())
         if not os.environ.get("MESH_E2E_KEEP"):
