@@ -73,6 +73,27 @@ class Load:
         """Stop the writers; a write under way is recorded as unknown."""
         await stop(self.writers)
 
+    async def ready(self, *, timeout_s: float = 60) -> None:
+        """Wait until nothing stands in the way of a failover to any member.
+
+        Raises:
+            AssertionError: something still does; it says what.
+        """
+        deadline = time.monotonic() + timeout_s
+        problems: dict[str, object] = {"API": "did not answer"}
+        while problems:
+            assert time.monotonic() < deadline, f"not ready after {timeout_s:g} s: {problems}"
+            with contextlib.suppress(MeshError):
+                view = await self.api.get(f"/v1/groups/{self.group}")
+                problems = {
+                    member["cluster"]: promoted["blockers"] if promoted else "not known"
+                    for member in view["clusters"]
+                    if not member["active"]
+                    and ((promoted := member["if_promoted"]) is None or promoted["blockers"])
+                }
+            if problems:
+                await asyncio.sleep(QUIET_S)
+
     async def begin(self, target: str, **more: object) -> dict[str, object]:
         """Begin a planned failover to `target`, asking until the API takes it.
 

@@ -322,17 +322,7 @@ class Cycle:
 
 async def ready(load: Load) -> None:
     """Wait until nothing stands in the way of a failover to any member."""
-    deadline = time.monotonic() + DEADLINE_S
-    view: Json = {}
-    while time.monotonic() < deadline:
-        with contextlib.suppress(MeshError):
-            view = await load.api.get(f"/v1/groups/{load.group}")
-            members = [c["if_promoted"] for c in view["clusters"] if not c["active"]]
-            if members and all(m is not None and not m["blockers"] for m in members):
-                return
-        await asyncio.sleep(POLL_S)
-    msg = f"never ready: {view}"
-    raise AssertionError(msg)
+    await load.ready(timeout_s=DEADLINE_S)
 
 
 @contextlib.asynccontextmanager

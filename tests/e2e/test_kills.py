@@ -11,7 +11,6 @@ import pytest
 
 from chaos.planned import Load, loaded
 from cli.sandbox.process import MeshProcess
-from meshkit.errors import MeshError
 from tests.e2e.conftest import CLUSTERS, Rig
 
 REMOTE_STEPS = ("catch_up", "drain", "converge", "open", "reverse")
@@ -48,16 +47,7 @@ async def next_target(load: Load) -> str:
 
 async def ready(load: Load) -> None:
     """Wait until nothing stands in the way of a failover to any member."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                view = await load.api.get(f"/v1/groups/{load.group}")
-            except MeshError:
-                view = {"clusters": []}
-            members = [c["if_promoted"] for c in view["clusters"] if not c["active"]]
-            if members and all(m is not None and not m["blockers"] for m in members):
-                return
-            await asyncio.sleep(0.1)
+    await load.ready(timeout_s=DEADLINE_S)
 
 
 async def struck(rig: Rig, point: str) -> MeshProcess:
