@@ -13,7 +13,8 @@ import attrs
 
 from bench.busy import Busy, of_sandbox
 from bench.report import Line
-from cli.sandbox.etcd import EtcdProcess, free_port
+from cli.sandbox.etcd import EtcdProcess
+from cli.sandbox.ports import free_port
 from cli.sandbox.sandbox import Sandbox
 from meshkit.codec import canonical
 from meshkit.etcd_binary import find_etcd
