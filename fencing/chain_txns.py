@@ -55,7 +55,7 @@ class Permits:
 
 def permits_of(result: RangeResult) -> Permits:
     """Return what a read of `PERMITS` says."""
-    return Permits(revision=result.revision, items=result.items)
+    return Permits(revision=result.revision, items=tuple(result.items))
 
 
 def group_of(key: bytes) -> GroupName:

@@ -52,6 +52,8 @@ class Join:
     cursor: bytes = b""
     compares: bool = False
     """The target answers an `Outline`, so that only what differs need be sent."""
+    compares_parts: bool = False
+    """It takes an outline that tells of parts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +104,10 @@ class Compared:
     """Of the stretch."""
     verdict: Verdict
     fingerprints: bytes = b""
-    """Of everything the target holds there, in key order (`outline.fingerprints_in`)."""
+    """Of what the target holds there, in key order (`outline.fingerprints_in`): of everything, or
+    of what lies in `parts`."""
+    parts: tuple[int, ...] = ()
+    """Which parts differ, if the outline told of parts."""
 
 
 ToSource = Hello | Ack | Join | Leave | Compared
@@ -214,7 +219,7 @@ class CopyPage:
     is_delta: bool = False
     """Only what differs: the rest of what the target outlined there is as it should be."""
     dropped: tuple[int, ...] = ()
-    """Of a delta: the places, among what the target holds, of what is not so at the source."""
+    """Of a delta: the places, among what the target told of, of what is not so at the source."""
     weight_bytes: int = attrs.field(init=False, eq=False, repr=False)
     """What it weighs in memory and on the wire, roughly; equal on both sides of a link."""
 
@@ -239,6 +244,11 @@ class Outline:
     """Of the prefix that the stretch lies in."""
     keys_count: int
     digest: bytes
+    """Of the whole, unless it is told of in parts; empty: each key is to be looked at."""
+    part_starts: tuple[bytes, ...] = ()
+    """Where the second part begins, and each that follows."""
+    part_digests: bytes = b""
+    """Of each part (`outline.digests_in`)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -28,6 +28,7 @@ from replicator.messages import Hello, Refusal, RefusalCode
 from replicator.outbound_session import OutboundSession
 from replicator.pausing import Pauses
 from replicator.pulse import Pulse
+from replicator.shared_watch import SharedWatch
 from replicator.throttle import Throttle
 from replicator.together import together
 
@@ -74,6 +75,7 @@ class Outbound:
         self._incarnation = incarnation
         self._is_leading = is_leading
         self._limits = limits
+        self.shared_watch = SharedWatch(store, clock=clock, limits=limits)
         self._heads = HeadTracker(store, clock, limits=limits)
         self._terms = LeaseTerms(store, clock=clock)
         self._pulse = Pulse()
@@ -86,7 +88,7 @@ class Outbound:
         """Read the head until cancelled; then every connection is ended."""
         self._is_running = True
         try:
-            await together(self._heads.run(), self._announce())
+            await together(self._heads.run(), self._announce(), self.shared_watch.run())
         finally:
             self._is_running = False
             for target in self._targets.values():
@@ -170,6 +172,7 @@ class Outbound:
             heads=self._heads,
             lag=target.lag,
             pulse=self._pulse,
+            watch=self.shared_watch.watch,
             terms=self._terms,
             is_leading=self._leads,
             history=self._history,

@@ -27,6 +27,7 @@ from replicator.messages import Compared, Hello, Join, Leave, RefusalCode
 from replicator.pulse import Pulse, either
 from replicator.segments import SegmentMap
 from replicator.sender import Acknowledged, ProtocolBroken, Sender, SenderEvent, Silent
+from replicator.shared_watch import WatchAll
 from replicator.source import Tail
 from replicator.spool.reading import SpoolReading
 from replicator.throttle import Throttle
@@ -58,6 +59,7 @@ class OutboundSession:
         heads: HeadTracker,
         lag: StreamLag,
         pulse: Pulse,
+        watch: WatchAll,
         terms: LeaseTerms,
         throttle: Throttle,
         is_leading: Callable[[], bool],
@@ -76,6 +78,7 @@ class OutboundSession:
         self._heads = heads
         self._lag = lag
         self._outbound_pulse = pulse
+        self._watch = watch
         self._terms = terms
         self._is_leading = is_leading
         self._is_held = is_held
@@ -90,10 +93,8 @@ class OutboundSession:
         self._cuts: dict[GroupName, Sequence] = {}
         self._parked: dict[GroupName, Join] = {}
         self._sides: dict[GroupName, tuple[Join, asyncio.Task[None]]] = {}
-        pacing = Pacing(clock=clock, throttle=throttle, is_held=is_held)
-        self.copies = Copies(
-            self._sender, self._pulse, pacing, store=store, terms=terms, limits=limits
-        )
+        pace = Pacing(clock=clock, throttle=throttle, is_held=is_held)
+        self.copies = Copies(self._sender, self._pulse, pace, store, terms=terms, limits=limits)
 
     def nudge(self) -> None:
         """Whether the stream is held may have changed: look again."""
@@ -189,6 +190,7 @@ class OutboundSession:
             after=after,
             segments=segments,
             spooled=spooled,
+            watch=self._watch,
             terms=self._terms,
             takes_pieces=self._hello.takes_pieces,
             limits=self._limits,
@@ -210,10 +212,9 @@ class OutboundSession:
                 await self._pulse.wait()
 
     async def _send_due(self) -> bool:
-        messages = self._sender.messages_to_send(now_ms=self._clock.now_ms())
-        for message in messages:
-            await self._connection.send(message)
-        if messages:
+        if messages := self._sender.messages_to_send(now_ms=self._clock.now_ms()):
+            for message in messages:
+                await self._connection.send(message)
             self._pulse.beat()
         return bool(messages)
 

@@ -136,6 +136,7 @@ class Receiver:
             sequence=checkpoint.sequence,
             cursor=checkpoint.cursor,
             compares=True,
+            compares_parts=True,
         )
         self._joins[checkpoint.group] = join
         if self._welcomed:

@@ -6,6 +6,8 @@ anything else.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import attrs
 import zstandard
 from google.protobuf.message import DecodeError
@@ -34,6 +36,7 @@ from replicator.messages import (
     Verdict,
     Welcome,
 )
+from replicator.outline import digests_in
 from replicator.wire import replication_pb2 as pb
 from replicator.wire.pieces import (
     content,
@@ -81,6 +84,7 @@ def source_bytes(message: ToSource) -> bytes:
                     sequence=message.sequence,
                     cursor=message.cursor,
                     compares=message.compares,
+                    compares_parts=message.compares_parts,
                 )
             )
         case Leave():
@@ -90,6 +94,7 @@ def source_bytes(message: ToSource) -> bytes:
             wire.compared.start = message.start
             wire.compared.fingerprints = message.fingerprints
             wire.compared.verdict = message.verdict.value
+            wire.compared.parts.extend(message.parts)
     return bytes(wire.SerializeToString())
 
 
@@ -139,6 +144,7 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 sequence=Sequence(wire.join.sequence),
                 cursor=wire.join.cursor,
                 compares=wire.join.compares,
+                compares_parts=wire.join.compares_parts,
             )
         case "leave":
             return Leave(number=wire.leave.number, group=GroupName(wire.leave.group))
@@ -149,6 +155,7 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 start=wire.compared.start,
                 verdict=Verdict(wire.compared.verdict),
                 fingerprints=wire.compared.fingerprints,
+                parts=tuple(wire.compared.parts),
             )
         case unknown:
             raise ValueError(f"message {unknown} is not known")
@@ -299,6 +306,11 @@ def _stretch(wire: pb.ToTarget) -> Frame | SideFrame | CopyPage:
 
 
 def _outline(wire: pb.Outline) -> Outline:
+    starts, told = tuple(wire.part_starts), len(digests_in(wire.part_digests))
+    if told != len(starts) + bool(starts or told):
+        raise ValueError(f"{told} digests of {len(starts) + 1} parts")
+    if any(one >= other for one, other in pairwise((wire.start, *starts, wire.end)) if starts):
+        raise ValueError("the parts of a stretch do not follow each other")
     return Outline(
         group=GroupName(wire.group),
         number=wire.number,
@@ -308,4 +320,6 @@ def _outline(wire: pb.Outline) -> Outline:
         range_end=wire.range_end,
         keys_count=wire.keys_count,
         digest=wire.digest,
+        part_starts=starts,
+        part_digests=wire.part_digests,
     )

@@ -61,7 +61,7 @@ class Ack(_message.Message):
     def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., stalled: _Optional[str] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("number", "group", "phase", "epoch", "sequence", "cursor", "compares")
+    __slots__ = ("number", "group", "phase", "epoch", "sequence", "cursor", "compares", "compares_parts")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class Join(_message.Message):
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     COMPARES_FIELD_NUMBER: _ClassVar[int]
+    COMPARES_PARTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     group: str
     phase: str
@@ -76,7 +77,8 @@ class Join(_message.Message):
     sequence: int
     cursor: bytes
     compares: bool
-    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., phase: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., cursor: _Optional[bytes] = ..., compares: _Optional[bool] = ...) -> None: ...
+    compares_parts: bool
+    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., phase: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., cursor: _Optional[bytes] = ..., compares: _Optional[bool] = ..., compares_parts: _Optional[bool] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("number", "group")
@@ -87,18 +89,20 @@ class Leave(_message.Message):
     def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class Compared(_message.Message):
-    __slots__ = ("number", "group", "start", "verdict", "fingerprints")
+    __slots__ = ("number", "group", "start", "verdict", "fingerprints", "parts")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINTS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     group: str
     start: bytes
     verdict: str
     fingerprints: bytes
-    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., start: _Optional[bytes] = ..., verdict: _Optional[str] = ..., fingerprints: _Optional[bytes] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., start: _Optional[bytes] = ..., verdict: _Optional[str] = ..., fingerprints: _Optional[bytes] = ..., parts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ToSource(_message.Message):
     __slots__ = ("hello", "ack", "join", "leave", "compared")
@@ -321,7 +325,7 @@ class CopyPage(_message.Message):
     def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., items: _Optional[_Union[Payload, _Mapping]] = ..., is_first: _Optional[bool] = ..., is_final: _Optional[bool] = ..., is_delta: _Optional[bool] = ..., dropped: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Outline(_message.Message):
-    __slots__ = ("group", "number", "cut", "start", "end", "range_end", "keys_count", "digest")
+    __slots__ = ("group", "number", "cut", "start", "end", "range_end", "keys_count", "digest", "part_starts", "part_digests")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +334,8 @@ class Outline(_message.Message):
     RANGE_END_FIELD_NUMBER: _ClassVar[int]
     KEYS_COUNT_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PART_STARTS_FIELD_NUMBER: _ClassVar[int]
+    PART_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     group: str
     number: int
     cut: int
@@ -338,7 +344,9 @@ class Outline(_message.Message):
     range_end: bytes
     keys_count: int
     digest: bytes
-    def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., keys_count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    part_starts: _containers.RepeatedScalarFieldContainer[bytes]
+    part_digests: bytes
+    def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., keys_count: _Optional[int] = ..., digest: _Optional[bytes] = ..., part_starts: _Optional[_Iterable[bytes]] = ..., part_digests: _Optional[bytes] = ...) -> None: ...
 
 class SideRefused(_message.Message):
     __slots__ = ("group", "number", "epoch", "reason")

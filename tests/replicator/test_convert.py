@@ -78,7 +78,23 @@ TO_SOURCE: list[ToSource] = [
         cursor=b"\xff",
     ),
     Join(number=1, group=G, phase=JoinPhase.JOINING, epoch=Epoch(1), compares=True),
+    Join(
+        number=1,
+        group=G,
+        phase=JoinPhase.JOINING,
+        epoch=Epoch(1),
+        compares=True,
+        compares_parts=True,
+    ),
     Leave(number=3, group=G),
+    Compared(
+        number=4,
+        group=G,
+        start=b"/",
+        verdict=Verdict.DIFFERENT,
+        fingerprints=b"m" * 12,
+        parts=(0, 2**20),
+    ),
     *(
         Compared(number=4, group=G, start=b"/\xff", verdict=verdict, fingerprints=b"m" * 24)
         for verdict in Verdict
@@ -95,6 +111,18 @@ TO_TARGET: list[ToTarget] = [
         range_end=b"/c",
         keys_count=2**20,
         digest=b"\x00\xff",
+    ),
+    Outline(
+        group=G,
+        number=2,
+        cut=Sequence(9),
+        start=b"/a",
+        end=b"/b",
+        range_end=b"/c",
+        keys_count=40,
+        digest=b"",
+        part_starts=(b"/a\x00", b"/aa"),
+        part_digests=bytes(range(48)),
     ),
     CopyPage(
         group=G,
