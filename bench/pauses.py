@@ -15,7 +15,7 @@ from bench.report import quantile
 STEPS = ("drain", "converge", "pivot", "open")
 NOTICE = "client notice"
 ELSEWHERE = "beside the failover"
-"""The gap, or its beginning, was before the drain or after the opening: the disk."""
+"""Before the drain began or after the target had opened: a disk that stalls, as a rule."""
 PHASES = (*STEPS, NOTICE, ELSEWHERE)
 
 

@@ -136,9 +136,8 @@ class Leadership:
         self._standstill = self._still(region)
         self._replayer = Replayer(region, self.inbound, authorities=self.agent.authorities)
         self.upkeep = Upkeep(region, self.agent, chain=self.chain)
-        self._foreign = ForeignWatch(
-            region, self.upkeep.member_groups, watch=self.outbound.shared_watch.watch
-        )
+        watch = self.outbound.shared_watch.watch
+        self._foreign = ForeignWatch(region, self.upkeep.member_groups, watch=watch)
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
         self.reporter = Reporter(

@@ -78,6 +78,8 @@ class Hello:
     credit_bytes: int = 0
     takes_pieces: bool = False
     """Whether the target knows what to do with a record that comes in pieces."""
+    takes_columns: bool = False
+    """Whether it can read frames of plain puts by their columns."""
     resend_after: Sequence | None = None
     """Begin here, though everything up to `position` is applied: it is to come again."""
 
@@ -175,6 +177,8 @@ class Frame:
     after: Sequence
     through: Sequence
     records: tuple[Record, ...] = ()
+    in_columns: bool = attrs.field(default=False, eq=False)
+    """Whether the wire may have it by columns; nothing of what it means."""
 
 
 @attrs.frozen(kw_only=True)

@@ -168,6 +168,7 @@ class Receiver:
             position=self._start,
             credit_bytes=self._limits.window_bytes_max,
             takes_pieces=True,
+            takes_columns=True,
             resend_after=self.resend.after if self.resend else None,
         )
 

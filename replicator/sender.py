@@ -282,7 +282,14 @@ class Sender:
     # --- inside --------------------------------------------------------------------------------
 
     def _cover(self, records: tuple[Record, ...]) -> None:
-        self._push(Frame(after=self.sent_through, through=self.read_through, records=records))
+        self._push(
+            Frame(
+                after=self.sent_through,
+                through=self.read_through,
+                records=records,
+                in_columns=self._hello is not None and self._hello.takes_columns,
+            )
+        )
         self.sent_through = self.read_through
         self._settle_sides()
 

@@ -76,16 +76,23 @@ class EncodedTxn:
 
 def _success_bytes(operations: Sequence[Operation]) -> bytes:
     """Return operations as the field `success` of a TxnRequest."""
-    return b"".join([delimited(b"\x12", _operation_bytes(operation)) for operation in operations])
+    pieces: list[bytes] = []
+    for operation in operations:
+        if isinstance(operation, Put) and not operation.keep_value and not operation.lease:
+            # RequestOp{request_put: PutRequest{key, value}}, copied once: there are millions.
+            key, value = operation.key, operation.value
+            head = b"\x0a" + varint(len(key))
+            middle = b"\x12" + varint(len(value))
+            size = len(head) + len(key) + len(middle) + len(value)
+            put = b"\x12" + varint(size)
+            pieces += (b"\x12", varint(len(put) + size), put, head, key, middle, value)
+        else:
+            pieces.append(delimited(b"\x12", _operation_bytes(operation)))
+    return b"".join(pieces)
 
 
 def _operation_bytes(operation: Operation) -> bytes:
     """Return a RequestOp."""
-    if isinstance(operation, Put) and not operation.keep_value and not operation.lease:
-        key, value = operation.key, operation.value
-        key_size, value_size = varint(len(key)), varint(len(value))
-        put = b"\x0a%b%b\x12%b%b" % (key_size, key, value_size, value)
-        return delimited(b"\x12", put)
     if isinstance(operation, Nest):
         return delimited(b"\x22", _success_bytes(operation.operations))
     encoded: bytes = _encode_operation(operation).SerializeToString()
@@ -107,7 +114,7 @@ def _outcome(txn: Txn, response: wire.TxnResponse, revision: Revision) -> Outcom
                 for operation, answer in zip(txn.operations, response.responses, strict=True)
                 if isinstance(operation, Get)
             ),
-            deleted=_count_deleted(response.responses),
+            deleted=_count_deleted(response.responses) if _deletes(txn.operations) else 0,
             attempts=tuple(
                 _outcome(operation.txn, answer.response_txn, revision)
                 for operation, answer in zip(txn.operations, response.responses, strict=True)
@@ -135,14 +142,14 @@ def _facts(
 def first_lease(operations: Sequence[Operation]) -> LeaseId:
     """Return the first lease that a put names, or 0."""
     for operation in operations:
-        match operation:
-            case Put(lease=lease) if lease:
-                return lease
-            case Nest() | Attempt():
-                inner = operation.txn if isinstance(operation, Attempt) else operation
-                nested = first_lease(inner.operations)
-                if nested:
-                    return nested
+        if isinstance(operation, Put):
+            if operation.lease:
+                return operation.lease
+        elif isinstance(operation, Nest | Attempt):
+            inner = operation.txn if isinstance(operation, Attempt) else operation
+            nested = first_lease(inner.operations)
+            if nested:
+                return nested
     return LeaseId(0)
 
 
@@ -232,6 +239,16 @@ def _encode_operation(operation: Operation) -> wire.RequestOp:
 
 def _decode_read(answer: wire.ResponseOp) -> tuple[KeyValue, ...]:
     return tuple(decode_kv(kv) for kv in answer.response_range.kvs)
+
+
+def _deletes(operations: Sequence[Operation]) -> bool:
+    """Return whether any of them deletes; most that are many do not, nor do their answers say."""
+    return any(
+        isinstance(operation, Delete)
+        or (isinstance(operation, Nest) and _deletes(operation.operations))
+        or (isinstance(operation, Attempt) and _deletes(operation.txn.operations))
+        for operation in operations
+    )
 
 
 def _count_deleted(answers: Iterable[wire.ResponseOp]) -> int:

@@ -37,7 +37,9 @@ from replicator.messages import (
     Welcome,
 )
 from replicator.outline import digests_in
+from replicator.record import Record
 from replicator.wire import replication_pb2 as pb
+from replicator.wire.columns import columns_bytes, records_of
 from replicator.wire.pieces import (
     content,
     payload,
@@ -65,6 +67,7 @@ def source_bytes(message: ToSource) -> bytes:
             wire.hello.target, wire.hello.source = message.target, message.source
             wire.hello.credit_bytes = message.credit_bytes
             wire.hello.takes_pieces = message.takes_pieces
+            wire.hello.takes_columns = message.takes_columns
             if message.incarnation is not None:
                 wire.hello.incarnation = message.incarnation
             if message.position is not None:
@@ -124,6 +127,7 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 position=Sequence(hello.position) if hello.HasField("position") else None,
                 credit_bytes=hello.credit_bytes,
                 takes_pieces=hello.takes_pieces,
+                takes_columns=hello.takes_columns,
                 resend_after=(
                     Sequence(hello.resend_after) if hello.HasField("resend_after") else None
                 ),
@@ -166,9 +170,7 @@ def target_bytes(message: ToTarget) -> bytes:
     wire = pb.ToTarget()
     match message:
         case Frame():
-            wire.frame.after, wire.frame.through = message.after, message.through
-            if message.records:
-                wire.frame.records.CopyFrom(records_payload(message.records))
+            wire.frame.CopyFrom(_frame_to_wire(message))
         case SideFrame():
             wire.side_frame.CopyFrom(_side_to_wire(message))
         case CopyPage():
@@ -189,6 +191,16 @@ def target_bytes(message: ToTarget) -> bytes:
             wire.welcome.segments.extend(standing_to_wire(s) for s in message.segments)
             wire.welcome.resend_refused = message.resend_refused
     return bytes(wire.SerializeToString())
+
+
+def _frame_to_wire(frame: Frame) -> pb.Frame:
+    wire = pb.Frame(after=frame.after, through=frame.through)
+    columns = columns_bytes(frame.records) if frame.in_columns else None
+    if columns is not None:
+        wire.columns.CopyFrom(payload(columns))
+    elif frame.records:
+        wire.records.CopyFrom(records_payload(frame.records))
+    return wire
 
 
 def _side_to_wire(side: SideFrame) -> pb.SideFrame:
@@ -274,7 +286,7 @@ def _stretch(wire: pb.ToTarget) -> Frame | SideFrame | CopyPage:
             return Frame(
                 after=Sequence(wire.frame.after),
                 through=Sequence(wire.frame.through),
-                records=records(wire.frame.records) if wire.frame.HasField("records") else (),
+                records=_frame_records(wire.frame),
             )
         case "side_frame":
             side = wire.side_frame
@@ -303,6 +315,12 @@ def _stretch(wire: pb.ToTarget) -> Frame | SideFrame | CopyPage:
                 is_delta=page.is_delta,
                 dropped=tuple(page.dropped),
             )
+
+
+def _frame_records(wire: pb.Frame) -> tuple[Record, ...]:
+    if wire.HasField("columns"):
+        return records_of(pb.Columns.FromString(content(wire.columns)))
+    return records(wire.records) if wire.HasField("records") else ()
 
 
 def _outline(wire: pb.Outline) -> Outline:

@@ -31,7 +31,7 @@ class Lineage(_message.Message):
     def __init__(self, parent: _Optional[str] = ..., parent_incarnation: _Optional[str] = ..., parent_epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., may_go_on: _Optional[bool] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("target", "source", "incarnation", "position", "credit_bytes", "takes_pieces", "resend_after")
+    __slots__ = ("target", "source", "incarnation", "position", "credit_bytes", "takes_pieces", "resend_after", "takes_columns")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class Hello(_message.Message):
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     TAKES_PIECES_FIELD_NUMBER: _ClassVar[int]
     RESEND_AFTER_FIELD_NUMBER: _ClassVar[int]
+    TAKES_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     target: str
     source: str
     incarnation: str
@@ -46,7 +47,8 @@ class Hello(_message.Message):
     credit_bytes: int
     takes_pieces: bool
     resend_after: int
-    def __init__(self, target: _Optional[str] = ..., source: _Optional[str] = ..., incarnation: _Optional[str] = ..., position: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., takes_pieces: _Optional[bool] = ..., resend_after: _Optional[int] = ...) -> None: ...
+    takes_columns: bool
+    def __init__(self, target: _Optional[str] = ..., source: _Optional[str] = ..., incarnation: _Optional[str] = ..., position: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., takes_pieces: _Optional[bool] = ..., resend_after: _Optional[int] = ..., takes_columns: _Optional[bool] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("applied", "durable", "credit_bytes", "stalled")
@@ -274,15 +276,31 @@ class Welcome(_message.Message):
     resend_refused: str
     def __init__(self, source: _Optional[str] = ..., incarnation: _Optional[str] = ..., start: _Optional[int] = ..., is_fresh: _Optional[bool] = ..., segments: _Optional[_Iterable[_Union[SegmentStanding, _Mapping]]] = ..., resend_refused: _Optional[str] = ...) -> None: ...
 
+class Columns(_message.Message):
+    __slots__ = ("group", "epoch", "sequences", "keys", "values")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    epoch: int
+    sequences: _containers.RepeatedScalarFieldContainer[int]
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, group: _Optional[str] = ..., epoch: _Optional[int] = ..., sequences: _Optional[_Iterable[int]] = ..., keys: _Optional[_Iterable[bytes]] = ..., values: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("after", "through", "records")
+    __slots__ = ("after", "through", "records", "columns")
     AFTER_FIELD_NUMBER: _ClassVar[int]
     THROUGH_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     after: int
     through: int
     records: Payload
-    def __init__(self, after: _Optional[int] = ..., through: _Optional[int] = ..., records: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
+    columns: Payload
+    def __init__(self, after: _Optional[int] = ..., through: _Optional[int] = ..., records: _Optional[_Union[Payload, _Mapping]] = ..., columns: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
 
 class SideFrame(_message.Message):
     __slots__ = ("group", "number", "after", "through", "records", "is_last")
