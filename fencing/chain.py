@@ -19,19 +19,25 @@ region is alive**. Why it holds:
   what hangs there ends less than `Tr` after that round unless a later one renews it.
 * A permit may only be put on the lease that `permit_lease` returned. A sealed group that was held
   but has no permit yet may have one on its way; the lease it would hang on is then given up too.
+
+Groups that go on by promise while the coordination etcd is silent are an exception to all this, with
+a chain of their own: `fencing/keeping.py`. Whatever was confirmed before that acted counts for nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from typing import TypeVar
 
 import attrs
 import structlog
 
 from fencing import chain_txns as txns
+from fencing.beating import Beats
 from fencing.chain_calls import ChainCalls
 from fencing.chain_state import ChainState
+from fencing.keeping import Keeping, Promises
 from fencing.lease import Lease, live_id
 from fencing.obedience import Obedience
 from fencing.patience import Signal, within
@@ -52,11 +58,13 @@ from meshkit.keys import CoordinationKeys
 from meshkit.model import Authority
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, LeaseId, Revision
-from meshkit.regional import Beat, ChainLeases
+from meshkit.regional import ChainLeases
 from meshkit.store.port import Store
 from meshkit.store.txn import Committed
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _RETRY_MS = 100
 
@@ -79,13 +87,18 @@ class Chain:
     clock: Clock
     obey: Callable[[], Coroutine[None, None, None]]
     on_sealed: Callable[[GroupName], Coroutine[None, None, None]]
+    promises: Promises | None = None
+    """By which groups with a pact go on while the coordination etcd is silent."""
     _calls: ChainCalls = attrs.field(init=False)
     _obedience: Obedience = attrs.field(init=False)
     _outer: Lease | None = attrs.field(default=None, init=False)
     _inner: Lease | None = attrs.field(default=None, init=False)
     _inner_granted_at_ms: int = attrs.field(default=0, init=False)
     _confirmed_at_ms: int = attrs.field(default=0, init=False)
-    _beat_revision: Revision | None = attrs.field(default=None, init=False)
+    _confirmed_after_acts: int = attrs.field(default=0, init=False)
+    _beats: Beats = attrs.field(init=False)
+    _keeping: Keeping = attrs.field(init=False)
+    _tasks: asyncio.TaskGroup | None = attrs.field(default=None, init=False)
     _held: dict[GroupName, Epoch] = attrs.field(factory=dict, init=False)
     _is_handing_over: bool = attrs.field(default=False, init=False)
     _rounds: int = attrs.field(default=0, init=False)
@@ -109,6 +122,17 @@ class Chain:
             clock=self.clock,
             on_done=self._due.notify,
         )
+        self._beats = Beats(calls=self._calls, replicator=self.replicator)
+        self._keeping = Keeping(
+            cluster=self.cluster,
+            calls=self._calls,
+            timing=self.timing,
+            clock=self.clock,
+            promises=self.promises,
+            obedience=self._obedience,
+            beats=self._beats,
+            on_act=self._give_up_inner,
+        )
 
     # --- what others ask -----------------------------------------------------------------------
 
@@ -129,6 +153,11 @@ class Chain:
         if not self._problem and self.current_lease() is None:
             return "the regional lease has run out by our clock"
         return self._problem
+
+    @property
+    def kept(self) -> tuple[GroupName, ...]:
+        """The groups whose writes go on by promise now."""
+        return tuple(sorted(self._keeping.kept))
 
     def current_lease(self) -> LeaseId | None:
         """Return the regional lease, or None while none is certainly alive."""
@@ -188,7 +217,9 @@ class Chain:
             InvalidConfig: (in a group) the TTLs etcd granted do not fit each other.
         """
         self._confirmed_at_ms = self._calls.regional_heard_at_ms = self.clock.now_ms()
+        self._keeping.renewed()
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             rounds = tasks.create_task(self._run_rounds(tasks))
             lost = tasks.create_task(self.term.lost())
             await asyncio.wait({rounds, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -216,7 +247,7 @@ class Chain:
                 raise
             except MeshError as error:
                 self._note(str(error))
-                await self.clock.sleep_ms(_RETRY_MS)
+                await self._outside(self.clock.sleep_ms(_RETRY_MS))
                 continue
             self._rounds += 1
             self._round_ms = self.clock.now_ms() - began_at_ms
@@ -234,37 +265,50 @@ class Chain:
         await self._confirm()
         await self._obey_seals()
         if self._inner is None:
-            raise Refused("the regional lease is given up for a seal")
+            raise Refused("the regional lease is given up for a seal, or for promises")
         may_beat = self._obedience.lasts
         if may_beat:
             await self._beat(self._inner)
         else:
             self._obedience.begin_in(tasks)
         await self._renew_inner(self._inner)
+        self._keeping.release(tasks)
         return may_beat
+
+    async def _outside(self, work: Coroutine[None, None, T]) -> T:
+        """Wait for the coordination etcd; what goes on by promise does so meanwhile."""
+        return await self._keeping.during(work, self._tasks)
 
     async def _confirm(self) -> None:
         """Renew the coordination lease until that is acknowledged.
 
-        There is no limit of attempts: without an answer the permits end by themselves.
+        There is no limit of attempts: without an answer the permits end by themselves, or writes go
+        on by promise. A renewal that was sent before the last act of that justifies nothing.
 
         Raises:
-            LeaseLost: it has run out; so have the permits.
+            LeaseLost: it has run out; so have the permits that are not kept by promise.
         """
         assert self._outer is not None, "there is a coordination lease from the beginning on"
         while True:
             await self._hear_region()
+            acts = self._keeping.acts
             try:
-                self._outer = await self._calls.renew_outer(self._outer.lease_id)
+                self._outer = await self._outside(self._renew_outer(self._outer.lease_id))
             except LeaseLost:
                 self._outer = None
                 raise
             except (OutcomeUnknown, Refused) as error:
                 self._note(f"coordination etcd: {error}")
-                await self.clock.sleep_ms(_RETRY_MS)
+                await self._outside(self.clock.sleep_ms(_RETRY_MS))
                 continue
-            self._confirmed_at_ms = self.clock.now_ms()
-            return
+            if acts == self._keeping.acts:
+                self._confirmed_after_acts = acts
+                return
+
+    async def _renew_outer(self, lease_id: LeaseId) -> Lease:
+        renewed = await self._calls.renew_outer(lease_id)
+        self._confirmed_at_ms = self.clock.now_ms()
+        return renewed
 
     async def _hear_region(self) -> None:
         """Stop renewing the coordination lease while the region is silent (4.1 rule 3)."""
@@ -278,7 +322,7 @@ class Chain:
 
     async def _obey_seals(self) -> None:
         """Leave no sealed permit on a lease that is about to be renewed (4.1 rule 2)."""
-        sealed = await self._calls.sealed()
+        sealed = await self._outside(self._calls.sealed())
         if not sealed:
             return
         held = txns.sealed_among(self._held, sealed)
@@ -301,22 +345,13 @@ class Chain:
             self._inner = None
 
     async def _beat(self, inner: Lease) -> None:
-        if self._beat_revision is None:
-            self._beat_revision = await self._calls.beat_revision()
+        await self._beats.ready()
         self._require_fresh_confirmation()
-        beat = Beat(
-            replicator=self.replicator,
-            round=self._rounds,
-            regional_ttl_ms=self.timing.regional_ttl_ms,
-        )
-        txn = txns.beat(beat, lease=inner.lease_id, beat_revision=self._beat_revision)
-        self._beat_revision = None
         try:
-            committed = await self._calls.commit(txn)
+            await self._beats.put(inner.lease_id)
         except LeaseLost:
             self._inner = None
             raise
-        self._beat_revision = committed.revision
         self._obedience.prolong()
 
     async def _renew_inner(self, inner: Lease) -> None:
@@ -328,11 +363,17 @@ class Chain:
         except MeshError:
             self._inner = None
             raise
+        self._keeping.renewed()
 
     def _require_fresh_confirmation(self) -> None:
+        if self._confirmed_after_acts != self._keeping.acts:
+            raise Refused("writes went on by promise since the coordination lease was renewed")
         age_ms = self.clock.now_ms() - self._confirmed_at_ms
         if age_ms >= self.timing.regional_ttl_ms:
             raise Refused(f"stopped for {age_ms} ms after the coordination lease was renewed")
+
+    def _give_up_inner(self) -> None:
+        self._inner = None
 
     # --- beginning with new leases -------------------------------------------------------------
 
@@ -342,10 +383,10 @@ class Chain:
         self._inner = None
         stored, record_revision = await self._calls.stored_leases()
         if self._outer is None and stored is not None:
-            self._outer = await self._calls.adopt_outer(stored.coordination)
+            self._outer = await self._outside(self._calls.adopt_outer(stored.coordination))
         if self._outer is None:
             self._outer = await self._begin_outer(stored)
-        self._held = await self._calls.held(self._outer.lease_id)
+        self._held = await self._outside(self._calls.held(self._outer.lease_id))
         inner = await self._calls.grant_inner()
         granted_at_ms = self.clock.now_ms()
         check_granted(
@@ -358,10 +399,12 @@ class Chain:
         leases = ChainLeases(coordination=self._outer.lease_id, regional=inner.lease_id)
         permits = await self._calls.permits()
         self._require_fresh_confirmation()
+        self._obedience.reset()
         await self._calls.commit(
             txns.begin(permits, keep=self._held, leases=leases, record_revision=record_revision)
         )
         self._inner, self._inner_granted_at_ms = inner, granted_at_ms
+        self._keeping.stand_down()
         _log.info(
             "chain.began",
             cluster=self.cluster,
@@ -371,12 +414,30 @@ class Chain:
         )
 
     async def _begin_outer(self, stored: ChainLeases | None) -> Lease:
-        """Grant a coordination lease, after the permits that hung on the one before are gone."""
+        """Grant a coordination lease, after the permits that hung on the one before are gone.
+
+        Those that are kept by promise hang on none, and stay.
+        """
         self._held = {}
+        if self._keeping.kept:
+            return await self._outside(self._come_back())
         if stored is not None:
             await self._calls.revoke_inner(stored.regional)
         await self._calls.commit(txns.delete_all_permits())
-        return await self._calls.grant_outer()
+        return await self._outside(self._calls.grant_outer())
+
+    async def _come_back(self) -> Lease:
+        """Grant a coordination lease and hold what was kept, as far as authority is still here."""
+        outer = await self._calls.grant_outer()
+        kept = self._keeping.kept
+        for group, (authority, revision) in (await self._calls.authorities(kept)).items():
+            if authority.epoch != kept[group].epoch:
+                continue
+            try:
+                await self._hold(authority, revision, outer.lease_id)
+            except Refused as error:
+                _log.warning("promise.was_in_vain", group=group, why=str(error))
+        return outer
 
     async def _hold(self, authority: Authority, revision: Revision, lease: LeaseId) -> None:
         if authority.active != self.cluster:
