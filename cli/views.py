@@ -139,6 +139,7 @@ def group_view(group: Mapping[str, Any]) -> RenderableType:
             f" token {shown(group.get('token'))})",
             "Prefixes": group.get("prefixes"),
             "Sealed": group.get("sealed"),
+            "Coordination lost": (group.get("on_coordination_loss") or {}).get("text"),
             "Failover": _running(group.get("failover")) or "none running",
             "Last failover": last_failover(group.get("last_failover")),
             **quarantined_fields(group),

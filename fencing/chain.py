@@ -20,8 +20,9 @@ region is alive**. Why it holds:
 * A permit may only be put on the lease that `permit_lease` returned. A sealed group that was held
   but has no permit yet may have one on its way; the lease it would hang on is then given up too.
 
-Groups that go on by promise while the coordination etcd is silent are an exception to all this, with
-a chain of their own: `fencing/keeping.py`. Whatever was confirmed before that acted counts for nothing.
+Groups that go on by promise while the coordination etcd is silent are an exception to all this,
+with a chain of their own (`fencing/keeping.py`). What was confirmed before that acted counts for
+nothing.
 """
 
 from __future__ import annotations

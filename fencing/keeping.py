@@ -19,7 +19,8 @@ epoch, neither frozen nor about to open one; and nobody may be promoted who is n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Set
+from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
@@ -32,7 +33,7 @@ from fencing.chain_calls import ChainCalls
 from fencing.keeping_txns import Keepable
 from fencing.lease import Lease, live_id
 from fencing.obedience import Obedience
-from fencing.patience import within
+from fencing.patience import Signal, within
 from fencing.timing import Timing
 from meshkit.clock import Clock
 from meshkit.errors import MeshError, Refused, TermEnded
@@ -63,7 +64,7 @@ class Promises(Protocol):
         term: Revision,
         number: int,
         ttl_s: int,
-    ) -> Set[GroupName]:
+    ) -> AbstractSet[GroupName]:
         """Return which of the groups `member` has promised not to open, for `ttl_s` from now on.
 
         Raises:
@@ -71,7 +72,7 @@ class Promises(Protocol):
         """
 
     async def end(
-        self, member: ClusterName, groups: Set[GroupName], *, term: Revision, number: int
+        self, member: ClusterName, groups: AbstractSet[GroupName], *, term: Revision, number: int
     ) -> None:
         """Tell `member` that what was asked for in this term up to `number` is not relied on."""
 
@@ -99,6 +100,7 @@ class Keeping:
     _renewed_at_ms: int = attrs.field(default=0, init=False)
     _next_at_ms: int = attrs.field(default=0, init=False)
     _problem: str = attrs.field(default="", init=False)
+    _done: Signal = attrs.field(factory=Signal, init=False)
 
     @property
     def kept(self) -> Mapping[GroupName, Fence]:
@@ -107,9 +109,7 @@ class Keeping:
             return MappingProxyType({})
         return MappingProxyType(self._kept)
 
-    async def during(
-        self, work: Coroutine[None, None, T], tasks: asyncio.TaskGroup | None
-    ) -> T:
+    async def during(self, work: Coroutine[None, None, T], tasks: asyncio.TaskGroup | None) -> T:
         """Return what `work` returns; writes go on by promise meanwhile, if they may.
 
         Raises:
@@ -118,6 +118,7 @@ class Keeping:
         if self.promises is None or tasks is None:
             return await work
         working = asyncio.ensure_future(work)
+        working.add_done_callback(lambda _: self._done.notify())
         try:
             while not working.done():
                 await self._wait(working, until_ms=self._due_at_ms())
@@ -153,12 +154,8 @@ class Keeping:
         return max(since_ms, self._next_at_ms)
 
     async def _wait(self, working: asyncio.Future[T], *, until_ms: int) -> None:
-        timer = asyncio.ensure_future(self.clock.sleep_ms(max(0, until_ms - self.clock.now_ms())))
-        try:
-            await asyncio.wait({working, timer}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            await asyncio.gather(timer, return_exceptions=True)
+        if not working.done():
+            await self._done.wait_until(self.clock, until_ms)
 
     # --- a round -------------------------------------------------------------------------------
 
@@ -188,9 +185,7 @@ class Keeping:
         lease = self._lease
         asked_at_ms = self.clock.now_ms()
         timing = attrs.evolve(self.timing, regional_ttl_ms=lease.ttl_ms)
-        promises = await self._ask_all(
-            groups, asked_at_ms=asked_at_ms, ttl_s=timing.promise_ttl_s
-        )
+        promises = await self._ask_all(groups, asked_at_ms=asked_at_ms, ttl_s=timing.promise_ttl_s)
         kept = keeping_txns.promised_by_all(groups, promises)
         if not self._kept:
             act_at_ms = self._renewed_at_ms + int(self.timing.regional_ttl_ms * _ACT_SHARE)
@@ -255,7 +250,7 @@ class Keeping:
 
     async def _ask_all(
         self, groups: Mapping[GroupName, Keepable], *, asked_at_ms: int, ttl_s: int
-    ) -> dict[ClusterName, Set[GroupName]]:
+    ) -> dict[ClusterName, AbstractSet[GroupName]]:
         """Return what each member promises, within the time there is."""
         self._number += 1
         asked = keeping_txns.by_member(groups)
@@ -277,7 +272,7 @@ class Keeping:
         *,
         until_ms: int,
         ttl_s: int,
-    ) -> Set[GroupName]:
+    ) -> AbstractSet[GroupName]:
         assert self.promises is not None, "without it there are no rounds"
         term, number = self.calls.term.created_at, self._number
         while (left_ms := until_ms - self.clock.now_ms()) > 0:
@@ -289,7 +284,7 @@ class Keeping:
                 await self.clock.sleep_ms(min(_RETRY_MS, left_ms))
         return frozenset()
 
-    async def _end(self, asked: Mapping[ClusterName, Set[GroupName]], number: int) -> None:
+    async def _end(self, asked: Mapping[ClusterName, AbstractSet[GroupName]], number: int) -> None:
         assert self.promises is not None, "without it nobody was asked"
         term = self.calls.term.created_at
         for member, groups in asked.items():

@@ -6,7 +6,8 @@ and what was last heard from the coordination etcd, decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import attrs
@@ -103,7 +104,7 @@ def by_member(groups: Mapping[GroupName, Keepable]) -> dict[ClusterName, dict[Gr
 
 
 def promised_by_all(
-    groups: Mapping[GroupName, Keepable], promises: Mapping[ClusterName, Set[GroupName]]
+    groups: Mapping[GroupName, Keepable], promises: Mapping[ClusterName, AbstractSet[GroupName]]
 ) -> dict[GroupName, Fence]:
     """Return the fences of the groups that every member has promised not to open."""
     return {

@@ -1,8 +1,9 @@
 """Whether a passive cluster promises not to open some groups, and the transaction that does. Pure.
 
-The transaction compares everything that the promise rests on, so that any replicator of the region
-may commit it, whether it leads or not: that the fences are as they were read (a freeze or an opening
-in between refuses the promise), that no command to open waits, and that the region is not suspended.
+The transaction compares everything that the promise rests on, so that any replicator of the
+region may commit it, whether it leads or not: that the fences are as they were read (a freeze or
+an opening in between refuses the promise), that no command to open waits, and that the region is
+not suspended.
 
 It also compares the promise that is there already. The new one's lease is granted after that was
 read, so a promise never ends earlier because another one came late.
@@ -66,22 +67,17 @@ def promise_view(group: GroupName, reads: tuple[tuple[KeyValue, ...], ...]) -> P
 
 def refusal(view: PromiseView, epoch: Epoch) -> str:
     """Return why it is not promised that `epoch` is not overtaken here, or nothing."""
-    fence = view.fence
     if view.opening is not None and view.opening.epoch > epoch:
         return f"epoch {view.opening.epoch} is about to be opened here"
-    if fence is None:
-        return ""
-    if fence.epoch > epoch:
+    fence = view.fence
+    if fence is not None and fence.epoch > epoch:
         return f"this cluster is in epoch {fence.epoch} by now"
-    match fence.mode:
-        case FenceMode.OPEN:
-            return f"this cluster is active itself, in epoch {fence.epoch}"
-        case FenceMode.HELD:
-            return "the copy here is frozen for an emergency"
-        case FenceMode.DRAINED if fence.epoch == epoch:
-            return f"this cluster was active in epoch {epoch} itself"
-        case _:
-            return ""
+    if fence is not None and fence.mode is FenceMode.HELD:
+        return "the copy here is frozen for an emergency"
+    is_mine = fence is not None and fence.mode is FenceMode.DRAINED and fence.epoch == epoch
+    if is_mine or (fence is not None and fence.mode is FenceMode.OPEN):
+        return f"this cluster is active itself, in epoch {fence.epoch if fence else epoch}"
+    return ""
 
 
 def ttl_s(views: Mapping[GroupName, PromiseView], question: AskPromises) -> int:

@@ -48,6 +48,7 @@ from replicator.link.port import Dialer
 from replicator.local_history import LocalHistory
 from replicator.outbound import Outbound
 from replicator.pausing import Pauses, Standstill
+from replicator.promises import AskedPromises
 from replicator.quarantine_count import QuarantineCount
 from replicator.replayer import Replayer
 from replicator.reporter import Reporter
@@ -125,6 +126,9 @@ class Leadership:
             clock=clock,
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
+            promises=AskedPromises(
+                asker=home.asker, regional=home.regional, endpoints=self._endpoints
+            ),
         )
         self.agent = Agent(
             region,
