@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from cli.automatic_views import automatic_fields
+from cli.automatic_views import automatic_fields, keeping_fields
 from cli.group_words import last_failover
 from cli.rejoin_views import quarantined_fields
 from cli.render import (
@@ -139,11 +139,11 @@ def group_view(group: Mapping[str, Any]) -> RenderableType:
             f" token {shown(group.get('token'))})",
             "Prefixes": group.get("prefixes"),
             "Sealed": group.get("sealed"),
-            "Coordination lost": (group.get("on_coordination_loss") or {}).get("text"),
             "Failover": _running(group.get("failover")) or "none running",
             "Last failover": last_failover(group.get("last_failover")),
             **quarantined_fields(group),
             **automatic_fields(group),
+            **keeping_fields(group),
             "Problem": group.get("problem"),
         }
     )

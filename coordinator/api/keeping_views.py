@@ -63,7 +63,7 @@ def _text(
 ) -> str:
     wanted = group.policy.on_coordination_loss is CoordinationLoss.KEEP
     if pact is None:
-        return "writes would stop; the pact is not made yet" if wanted else "writes would stop"
+        return "writes would stop: the active cluster has made no pact yet" if wanted else ""
     if goes_on:
         return (
             f"writes go on at {pact.cluster} by the promise of {', '.join(promised)}: it does not"

@@ -114,10 +114,9 @@ def _member_view(
     known = health.groups.get(group.name) if health else None
     descriptor = mesh.clusters.get(member)
     stream = stream_view(active, member, mesh, now_ms=now_ms) if active else None
-    is_active = member == active
     return {
         "cluster": member,
-        "active": is_active,
+        "active": (is_active := member == active),
         "intent": descriptor.record.intent.value if descriptor else None,
         "fence": known.mode if known else "unknown",
         "fence_epoch": known.epoch if known else None,
