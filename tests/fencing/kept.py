@@ -67,9 +67,7 @@ class KeptWorld(World):
         await self.open_here(G, lease)
         await self.open_here(LAPSING, lease)
         pact = Pact(group=G, epoch=Epoch(1), cluster=A, members=(A, *(members or (B, C))))
-        await self.regional.commit(
-            Txn(operations=(Put(RegionalKeys.pact(G), encode(pact)),))
-        )
+        await self.regional.commit(Txn(operations=(Put(RegionalKeys.pact(G), encode(pact)),)))
         await self.clock.advance_ms(1_000)
         return replicator
 
@@ -96,9 +94,7 @@ class KeptWorld(World):
 
     async def follow(self, store: MemoryStore, *, epoch: int) -> None:
         """Make a region a passive member that follows an epoch."""
-        fence = Fence(
-            group=G, epoch=Epoch(epoch), mode=FenceMode.SUPERSEDED, token=token_of(epoch)
-        )
+        fence = Fence(group=G, epoch=Epoch(epoch), mode=FenceMode.SUPERSEDED, token=token_of(epoch))
         await store.commit(
             Txn(
                 operations=(
@@ -124,9 +120,7 @@ class KeptWorld(World):
         view = await self.view(cluster)
         assert view.fence is not None
         fence = attrs.evolve(view.fence, mode=mode)
-        outcome = await self.passive[cluster].commit(
-            fence_txn(view, fence, leader=Exists(LEADER))
-        )
+        outcome = await self.passive[cluster].commit(fence_txn(view, fence, leader=Exists(LEADER)))
         assert isinstance(outcome, Committed)
 
     async def opening(self, cluster: ClusterName) -> fences.Decision:
