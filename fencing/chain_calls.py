@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TypeVar
 
 import attrs
@@ -14,7 +14,7 @@ from fencing.term import GuardsBroken, Term, commit_in_term
 from fencing.timing import Timing
 from meshkit.clock import Clock
 from meshkit.codec import decode
-from meshkit.errors import LeaseLost, TermEnded
+from meshkit.errors import LeaseLost, MeshError, TermEnded
 from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.model import Authority, CoordinationIncarnation
 from meshkit.names import GroupName
@@ -25,6 +25,7 @@ from meshkit.store.txn import Committed, Get, Outcome, Txn
 
 T = TypeVar("T")
 
+_RETRY_MS = 100
 _GETS_MAX = 64
 """In one transaction, below etcd's limit of 128."""
 
@@ -150,6 +151,15 @@ class ChainCalls:
         """Return the mod revision of the beat. Also the way to ask whether the region answers."""
         item = await self.heard(self.regional.get(RegionalKeys.beat))
         return ABSENT if item is None else item.mod_revision
+
+    async def until_region_answers(self, note: Callable[[str], None]) -> None:
+        """Return once the region was heard within `Tr`: else nothing is renewed (4.1 rule 3)."""
+        while self.clock.now_ms() - self.regional_heard_at_ms >= self.timing.regional_ttl_ms:
+            try:
+                await self.beat_revision()
+            except MeshError as error:
+                note(f"regional etcd: {error}")
+                await self.clock.sleep_ms(_RETRY_MS)
 
     async def commit(self, txn: Txn) -> Committed:
         """Commit to the regional etcd in our term."""

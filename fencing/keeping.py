@@ -83,8 +83,6 @@ class Keeping:
 
     cluster: ClusterName
     calls: ChainCalls
-    timing: Timing
-    clock: Clock
     promises: Promises | None
     obedience: Obedience
     beats: Beats
@@ -101,6 +99,16 @@ class Keeping:
     _next_at_ms: int = attrs.field(default=0, init=False)
     _problem: str = attrs.field(default="", init=False)
     _done: Signal = attrs.field(factory=Signal, init=False)
+
+    @property
+    def timing(self) -> Timing:
+        """The lease times, which promises obey too."""
+        return self.calls.timing
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the chain."""
+        return self.calls.clock
 
     @property
     def kept(self) -> Mapping[GroupName, Fence]:
@@ -129,9 +137,10 @@ class Keeping:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
 
-    def renewed(self) -> None:
-        """Note that the regional lease was renewed as the coordination etcd allowed."""
+    def renewed(self) -> int:
+        """Note and return when the regional lease was renewed as the coordination etcd allowed."""
         self._renewed_at_ms = self.clock.now_ms()
+        return self._renewed_at_ms
 
     def stand_down(self) -> None:
         """Note that the chain has begun anew: no permit hangs on a lease of ours any more."""

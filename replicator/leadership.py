@@ -76,6 +76,8 @@ class Home:
     limits: Limits
     access: AccessFence = attrs.field(factory=NoAccessFence)
     asker: AskRegion = attrs.field(factory=NobodyToAsk)
+    promise_asker: AskRegion | None = None
+    """Asks for promises, every second while they are needed; None: as everything else is asked."""
     certificate_not_after_ms: int | None = None
     spool: SpoolSettings | None = None
     compaction: CompactionRule | None = None
@@ -127,7 +129,9 @@ class Leadership:
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
             promises=AskedPromises(
-                asker=home.asker, regional=home.regional, endpoints=self._endpoints
+                asker=home.promise_asker or home.asker,
+                regional=home.regional,
+                endpoints=self._endpoints,
             ),
         )
         self.agent = Agent(
