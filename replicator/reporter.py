@@ -59,6 +59,10 @@ class Leases(Protocol):
     def problem(self) -> str:
         """Return what is wrong with the chain of leases, or nothing."""
 
+    @property
+    def kept(self) -> tuple[GroupName, ...]:
+        """The groups whose writes go on by promise now."""
+
 
 class Reporter:
     """Reports every half second while the region's term lasts."""
@@ -146,6 +150,7 @@ class Reporter:
             groups={g.name: self._group(g.name) for g in self._upkeep.member_groups()},
             foreign_writes=self._foreign_count(),
             leases_problem=self._leases.problem(),
+            kept=self._leases.kept,
             spool_bytes=self._history.spool_bytes if self._history is not None else None,
             compacted_revision=(
                 self._history.retention.compacted if self._history is not None else None

@@ -52,10 +52,11 @@ def longest_gap_s(history: History, *, since_ns: int) -> float:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(240)
-async def test_a_killed_coordination_etcd_stops_only_the_group_that_lapses(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_a_lost_coordination_etcd_stops_only_the_group_that_lapses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    """Beyond `Tc`; then it is started again, both groups go on, and the one that kept moves."""
+    """Beyond `Tc`; then it is there again, both groups go on, and the one that kept moves."""
     sandbox = Sandbox.create(tmp_path / "sandbox", clusters=("a", "b"), timing="fast")
     await sandbox.start()
     try:
@@ -72,7 +73,7 @@ async def test_a_killed_coordination_etcd_stops_only_the_group_that_lapses(
 
             killed_ns = time.monotonic_ns()
             for member in sandbox.coordination.members:
-                member.kill()
+                member.kill() if how == "killed" else member.pause()
             await asyncio.sleep(TC_S + 3)
             kept = await has_permit(load, active, KEPT)
             lapsed = not await has_permit(load, "a", LAPSING)
@@ -80,7 +81,7 @@ async def test_a_killed_coordination_etcd_stops_only_the_group_that_lapses(
             gap_s = longest_gap_s(load.history, since_ns=killed_ns)
 
             for member in sandbox.coordination.members:
-                member.start()
+                member.start() if how == "killed" else member.resume()
             await until(lambda: has_permit(load, "a", LAPSING))
             whole_gap_s = longest_gap_s(load.history, since_ns=killed_ns)
 
