@@ -128,11 +128,7 @@ class Leadership:
             clock=clock,
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
-            promises=AskedPromises(
-                asker=home.promise_asker or home.asker,
-                regional=home.regional,
-                endpoints=self._endpoints,
-            ),
+            promises=self._promises(),
         )
         self.agent = Agent(
             region,
@@ -163,6 +159,11 @@ class Leadership:
         self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
         self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
         self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
+
+    def _promises(self) -> AskedPromises:
+        home = self._home
+        asker = home.promise_asker or home.asker
+        return AskedPromises(asker=asker, regional=home.regional, endpoints=self._endpoints)
 
     def _compacting(self) -> tuple[Coroutine[None, None, None], ...]:
         """Return what compacts the region's etcd, if that is asked for."""
