@@ -346,7 +346,6 @@ class Chain:
 
     async def _begin(self) -> None:
         """Adopt the coordination lease or grant one, grant a regional one, move the permits."""
-        self._obedience.reset()
         self._inner = None
         stored, revision = await self._calls.stored_leases()
         if self._outer is None and stored is not None:

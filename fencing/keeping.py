@@ -45,8 +45,12 @@ from meshkit.store.txn import Committed, Txn
 _log = structlog.get_logger()
 
 T = TypeVar("T")
+Given = Mapping[ClusterName, AbstractSet[GroupName]]
+"""What each member has promised."""
 
 _RETRY_MS = 100
+_PATIENCE_MS = 50
+"""However late it is: an answer that comes at once costs no promises."""
 _ASK_SHARE = 0.5
 """Of `Tr` since the last renewal, after which members are asked; as long they may take."""
 _ACT_SHARE = 0.75
@@ -127,9 +131,10 @@ class Keeping:
             return await work
         working = asyncio.ensure_future(work)
         working.add_done_callback(lambda _: self._done.notify())
+        patient_ms = self.clock.now_ms() + _PATIENCE_MS
         try:
             while not working.done():
-                await self._wait(working, until_ms=self._due_at_ms())
+                await self._wait(working, until_ms=max(self._due_at_ms(), patient_ms))
                 if not working.done():
                     await self._try_round(working, tasks)
             return working.result()
@@ -162,13 +167,13 @@ class Keeping:
         since_ms = self._renewed_at_ms + int(self.timing.regional_ttl_ms * _ASK_SHARE)
         return max(since_ms, self._next_at_ms)
 
-    async def _wait(self, working: asyncio.Future[T], *, until_ms: int) -> None:
+    async def _wait(self, working: asyncio.Task[T], *, until_ms: int) -> None:
         if not working.done():
             await self._done.wait_until(self.clock, until_ms)
 
     # --- a round -------------------------------------------------------------------------------
 
-    async def _try_round(self, working: asyncio.Future[T], tasks: asyncio.TaskGroup) -> None:
+    async def _try_round(self, working: asyncio.Task[T], tasks: asyncio.TaskGroup) -> None:
         began_at_ms = self.clock.now_ms()
         self._next_at_ms = began_at_ms + self.timing.round_interval_ms
         problem = ""
@@ -184,7 +189,7 @@ class Keeping:
             _log.warning("keeping.round_failed", cluster=self.cluster, problem=problem)
         self._problem = problem
 
-    async def _round(self, working: asyncio.Future[T], tasks: asyncio.TaskGroup) -> None:
+    async def _round(self, working: asyncio.Task[T], tasks: asyncio.TaskGroup) -> None:
         look = await self._look()
         groups = keeping_txns.keepable(look, me=self.cluster)
         if not groups and not self._kept:
@@ -194,7 +199,10 @@ class Keeping:
         lease = self._lease
         asked_at_ms = self.clock.now_ms()
         timing = attrs.evolve(self.timing, regional_ttl_ms=lease.ttl_ms)
-        promises = await self._ask_all(groups, asked_at_ms=asked_at_ms, ttl_s=timing.promise_ttl_s)
+        asking = asyncio.ensure_future(
+            self._ask_all(groups, asked_at_ms=asked_at_ms, ttl_s=timing.promise_ttl_s)
+        )
+        promises = await self._unless_needless(asking, working)
         kept = keeping_txns.promised_by_all(groups, promises)
         if not self._kept:
             act_at_ms = self._renewed_at_ms + int(self.timing.regional_ttl_ms * _ACT_SHARE)
@@ -203,6 +211,19 @@ class Keeping:
                 self._lease = None
                 return
         await self._act(look, kept, lease, asked_at_ms=asked_at_ms, tasks=tasks)
+
+    async def _unless_needless(
+        self, asking: asyncio.Task[Given], working: asyncio.Task[T]
+    ) -> Given:
+        """Return what is promised, or nothing once nobody needs it any more."""
+        asking.add_done_callback(lambda _: self._done.notify())
+        try:
+            while not asking.done() and (self._kept or not working.done()):
+                await self._done.wait()
+            return asking.result() if asking.done() else {}
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     async def _act(
         self,
@@ -259,7 +280,7 @@ class Keeping:
 
     async def _ask_all(
         self, groups: Mapping[GroupName, Keepable], *, asked_at_ms: int, ttl_s: int
-    ) -> dict[ClusterName, AbstractSet[GroupName]]:
+    ) -> Given:
         """Return what each member promises, within the time there is."""
         self._number += 1
         asked = keeping_txns.by_member(groups)
@@ -284,13 +305,15 @@ class Keeping:
     ) -> AbstractSet[GroupName]:
         assert self.promises is not None, "without it there are no rounds"
         term, number = self.calls.term.created_at, self._number
+        problem = "there was no time left"
         while (left_ms := until_ms - self.clock.now_ms()) > 0:
             ask = self.promises.ask(member, groups, term=term, number=number, ttl_s=ttl_s)
             try:
                 return await within(self.clock, left_ms, ask)
             except MeshError as error:
-                _log.warning("promise.not_given", member=member, why=str(error))
+                problem = str(error)
                 await self.clock.sleep_ms(min(_RETRY_MS, left_ms))
+        _log.warning("promise.not_given", member=member, why=problem)
         return frozenset()
 
     async def _end(self, asked: Mapping[ClusterName, AbstractSet[GroupName]], number: int) -> None:

@@ -58,8 +58,11 @@ class AskedPromises:
             raise Refused(f"{member} answered with {answer}")
         if answer.groups and answer.ttl_s < ttl_s:
             raise Refused(f"{member} promised only {answer.ttl_s} s, not {ttl_s}")
-        for group, why in answer.refused.items():
-            _log.warning("promise.refused", member=member, group=group, why=why)
+        if answer.refused:
+            group, why = next(iter(answer.refused.items()))
+            _log.warning(
+                "promise.refused", member=member, count=len(answer.refused), group=group, why=why
+            )
         return frozenset(answer.groups) & groups.keys()
 
     async def end(

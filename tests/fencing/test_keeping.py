@@ -93,6 +93,24 @@ async def test_a_short_silence_costs_nobody_anything(world: KeptWorld) -> None:
     assert world.promise_of(B) is None
 
 
+async def test_a_regional_lease_that_is_given_up_just_then_is_no_obstacle(
+    world: KeptWorld,
+) -> None:
+    """The chain then begins anew again and again, which must not keep others from beating."""
+    replicator = await world.keeping()
+
+    async def lose_both() -> Fault:
+        replicator.coordination.partition()
+        return Fault.REQUEST_LOST
+
+    replicator.to_region.plan["keep_alive"] = [lose_both]
+    await world.until(lambda: replicator.chain.kept == (G,), within_ms=3 * TR_MS)
+    before = world.beat
+    await world.until(lambda: world.beat is not None and world.beat != before, within_ms=TR_MS)
+
+    await world.always(lambda: world.permit is not None, for_ms=20_000)
+
+
 @pytest.mark.parametrize("missing", [B, C])
 async def test_without_every_promise_writes_stop(world: KeptWorld, missing: str) -> None:
     replicator = await world.keeping()

@@ -36,7 +36,6 @@ pytestmark = pytest.mark.slow
 
 KEEP = GroupPolicy(on_coordination_loss=CoordinationLoss.KEEP)
 TC_S = TIMING.coordination_ttl_ms / 1000
-TR_S = TIMING.regional_ttl_ms / 1000
 
 
 def lose_coordination(mesh: MemoryMesh, *clusters: str) -> None:
@@ -109,7 +108,7 @@ async def test_a_group_that_keeps_writes_on_and_one_that_lapses_waits() -> None:
     assert not lapsed
     assert back
     gaps_s = gaps(history)
-    assert max(gaps_s) < TR_S, "no writer noticed"
+    assert max(gaps_s) < TC_S, "no longer than a busy machine may stall"
     assert [w for w in history.acknowledged() if w.key not in states[ClusterName("b")]] == []
     assert check_one_writer(history).is_valid
 
@@ -138,7 +137,7 @@ async def test_members_promise_also_where_nobody_leads() -> None:
             count = len(acknowledged(history, at="a"))
             await until_written(history, count + 50, at="a")
 
-    assert max(gaps(history)) < TR_S
+    assert max(gaps(history)) < TC_S
 
 
 async def test_s13_an_emergency_ends_what_is_kept_and_opens_only_then() -> None:
