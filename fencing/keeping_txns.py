@@ -98,7 +98,7 @@ def by_member(groups: Mapping[GroupName, Keepable]) -> dict[ClusterName, dict[Gr
     """Return what each member has to be asked for."""
     asked: dict[ClusterName, dict[GroupName, Epoch]] = {}
     for group, keepable_ in groups.items():
-        for member in keepable_.members:
+        for member in sorted(keepable_.members):
             asked.setdefault(member, {})[group] = keepable_.fence.epoch
     return asked
 
