@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from cli.automatic_views import automatic_fields
+from cli.automatic_views import automatic_fields, keeping_fields
 from cli.group_words import last_failover
 from cli.rejoin_views import quarantined_fields
 from cli.render import (
@@ -143,6 +143,7 @@ def group_view(group: Mapping[str, Any]) -> RenderableType:
             "Last failover": last_failover(group.get("last_failover")),
             **quarantined_fields(group),
             **automatic_fields(group),
+            **keeping_fields(group),
             "Problem": group.get("problem"),
         }
     )

@@ -13,6 +13,7 @@ from meshkit.asking import (
     EntriesPage,
     EpochStart,
     KeyStates,
+    Promised,
     Question,
     RegionStanding,
     ReplayResults,
@@ -22,7 +23,15 @@ from meshkit.errors import NotFound, Refused, Unreachable
 from meshkit.names import ClusterName
 
 A = TypeVar(
-    "A", EntriesPage, WholeEntry, Counted, ReplayResults, KeyStates, EpochStart, RegionStanding
+    "A",
+    EntriesPage,
+    WholeEntry,
+    Counted,
+    ReplayResults,
+    KeyStates,
+    EpochStart,
+    RegionStanding,
+    Promised,
 )
 
 

@@ -1,4 +1,4 @@
-"""What one asks a region's leading replicator beside its stream: quarantine, and keys. Pure.
+"""What one asks a region's replicators beside their streams: quarantine, keys, promises. Pure.
 
 Application data passes through here on its way to an operator, and never through the coordination
 etcd. Messages are JSON with the name of what they are, so either side may be newer: what is not
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -17,7 +18,7 @@ from meshkit.codec import canonical, from_plain, to_plain
 from meshkit.errors import InvalidInput
 from meshkit.incarnations import Suspension
 from meshkit.model import Lineage, Routing
-from meshkit.names import GroupName
+from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT, Epoch, Incarnation, Revision, Sequence
 from meshkit.quarantine import QuarantineEntry
 from meshkit.regional import Fence
@@ -127,8 +128,44 @@ class ReadStanding:
     """Go on after this group."""
 
 
+@attrs.frozen(kw_only=True)
+class AskPromises:
+    """Asks a passive cluster to promise, and store, that it does not open some groups.
+
+    Answered by any replicator of the region: whoever restarts while the coordination etcd is lost
+    does not lead, and the promise is a transaction that compares all it rests on.
+    """
+
+    groups: Mapping[GroupName, Epoch]
+    """The epoch in which whoever asks is active."""
+    coordination: Incarnation
+    """The coordination etcd's incarnation that whoever asks knows."""
+    term: Revision
+    round: int
+    ttl_s: int
+    """How long each promise has to last."""
+
+
+@attrs.frozen(kw_only=True)
+class EndPromises:
+    """Says that promises asked for in this term, up to a round, are not relied on any more."""
+
+    groups: tuple[GroupName, ...]
+    term: Revision
+    round: int
+
+
+AboutPromises = AskPromises | EndPromises
 AboutQuarantine = ListEntries | ReadEntry | DiscardEntries | MarkReplayed
-Question = AboutQuarantine | ReplayChanges | ReadKeys | ReadState | ReadEpoch | ReadStanding
+Question = (
+    AboutQuarantine
+    | AboutPromises
+    | ReplayChanges
+    | ReadKeys
+    | ReadState
+    | ReadEpoch
+    | ReadStanding
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -236,6 +273,17 @@ class RegionStanding:
     next_group: GroupName | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Promised:
+    """What a cluster promises, is stored; and why it does not promise the rest."""
+
+    cluster: ClusterName
+    groups: tuple[GroupName, ...] = ()
+    ttl_s: int = 0
+    """For how long at least, from when it was asked."""
+    refused: Mapping[GroupName, str] = attrs.field(factory=dict)
+
+
 class DeclineCode(enum.Enum):
     """Why a replicator does not answer."""
 
@@ -256,7 +304,16 @@ class Declined:
     text: str = ""
 
 
-Told = EntriesPage | WholeEntry | Counted | ReplayResults | KeyStates | EpochStart | RegionStanding
+Told = (
+    EntriesPage
+    | WholeEntry
+    | Counted
+    | ReplayResults
+    | KeyStates
+    | EpochStart
+    | RegionStanding
+    | Promised
+)
 Answer = Told | Declined
 
 _MESSAGES: dict[str, type[Any]] = {
@@ -271,6 +328,8 @@ _MESSAGES: dict[str, type[Any]] = {
         ReadState,
         ReadEpoch,
         ReadStanding,
+        AskPromises,
+        EndPromises,
         EntriesPage,
         WholeEntry,
         Counted,
@@ -278,6 +337,7 @@ _MESSAGES: dict[str, type[Any]] = {
         KeyStates,
         EpochStart,
         RegionStanding,
+        Promised,
         Declined,
     )
 }
@@ -291,6 +351,8 @@ _QUESTIONS = (
     ReadState,
     ReadEpoch,
     ReadStanding,
+    AskPromises,
+    EndPromises,
 )
 
 

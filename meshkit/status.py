@@ -155,6 +155,8 @@ class GroupHealth:
     """What stands in the way of its leases, should the group move here."""
     ahead: bool = False
     """Whether the copy here has what the present epoch does not stand on."""
+    promised_to: str = ""
+    """The cluster that was promised not to be overtaken here, as long as that lasts."""
     quarantined: Mapping[str, int] = attrs.field(factory=dict)
     """How many entries wait in quarantine here, by class."""
 

@@ -91,7 +91,7 @@ class Desk:
                 return await self._state(question)
             case asking.ReadEpoch():
                 return await self._epoch(question)
-            case asking.ReadStanding():
+            case asking.ReadStanding() | asking.AskPromises() | asking.EndPromises():
                 raise Refused("this is for the replicator itself, whoever leads")
             case _:
                 return await self._about_quarantine(question)

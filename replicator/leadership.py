@@ -48,6 +48,7 @@ from replicator.link.port import Dialer
 from replicator.local_history import LocalHistory
 from replicator.outbound import Outbound
 from replicator.pausing import Pauses, Standstill
+from replicator.promises import AskedPromises
 from replicator.quarantine_count import QuarantineCount
 from replicator.replayer import Replayer
 from replicator.reporter import Reporter
@@ -75,6 +76,8 @@ class Home:
     limits: Limits
     access: AccessFence = attrs.field(factory=NoAccessFence)
     asker: AskRegion = attrs.field(factory=NobodyToAsk)
+    promise_asker: AskRegion | None = None
+    """Asks for promises, every second while they are needed; None: as everything else is asked."""
     certificate_not_after_ms: int | None = None
     spool: SpoolSettings | None = None
     compaction: CompactionRule | None = None
@@ -125,6 +128,7 @@ class Leadership:
             clock=clock,
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
+            promises=self._promises(),
         )
         self.agent = Agent(
             region,
@@ -156,6 +160,11 @@ class Leadership:
         self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
         self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
         self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
+
+    def _promises(self) -> AskedPromises:
+        home = self._home
+        asker = home.promise_asker or home.asker
+        return AskedPromises(asker=asker, regional=home.regional, endpoints=self._endpoints)
 
     def _compacting(self) -> tuple[Coroutine[None, None, None], ...]:
         """Return what compacts the region's etcd, if that is asked for."""

@@ -32,6 +32,8 @@ class Reading:
     leases_problem: str
     spool_bytes: int | None = None
     compacted_revision: int | None = None
+    kept: Sequence[GroupName] = ()
+    """Groups whose writes go on by promise."""
 
 
 class ReplicatorCollector(Collector):
@@ -127,6 +129,11 @@ def _of_groups(reading: Reading) -> Iterator[Metric]:
     permit = GaugeMetricFamily(
         "mesh_group_permit", "1 while writes of the group are accepted here.", labels=labels
     )
+    kept = GaugeMetricFamily(
+        "mesh_group_kept",
+        "1 while writes of the group go on here by promise: the coordination etcd is silent.",
+        labels=labels,
+    )
     in_step = GaugeMetricFamily(
         "mesh_group_in_step", "1 if the copy here is complete and follows.", labels=labels
     )
@@ -142,8 +149,9 @@ def _of_groups(reading: Reading) -> Iterator[Metric]:
             quarantined.add_metric([*values, kind.value], waiting)
         epoch.add_metric(values, group.epoch)
         permit.add_metric(values, int(group.permit))
+        kept.add_metric(values, int(name in reading.kept))
         in_step.add_metric(values, int(group.in_step))
-    yield from (epoch, permit, in_step, quarantined)
+    yield from (epoch, permit, kept, in_step, quarantined)
     foreign = GaugeMetricFamily(
         "mesh_foreign_writes", "Writes found that bypassed the permit.", labels=["cluster"]
     )

@@ -18,6 +18,7 @@ from meshkit.errors import MeshError, StoreReplaced
 from meshkit.keys import CoordinationKeys, RegionalKeys, last_part
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, LeaseId, Sequence
+from meshkit.promises import Promise
 from meshkit.regional import Checkpoint, Fence, FenceMode, GroupCheckpoint, JoinPhase, ParkedWrite
 from meshkit.status import Applied, ClusterHealth, GroupHealth, LogHead, StreamStatus, TargetHead
 from meshkit.store.port import StoreStatus
@@ -57,6 +58,10 @@ class Leases(Protocol):
 
     def problem(self) -> str:
         """Return what is wrong with the chain of leases, or nothing."""
+
+    @property
+    def kept(self) -> tuple[GroupName, ...]:
+        """The groups whose writes go on by promise now."""
 
 
 class Reporter:
@@ -145,6 +150,7 @@ class Reporter:
             groups={g.name: self._group(g.name) for g in self._upkeep.member_groups()},
             foreign_writes=self._foreign_count(),
             leases_problem=self._leases.problem(),
+            kept=self._leases.kept,
             spool_bytes=self._history.spool_bytes if self._history is not None else None,
             compacted_revision=(
                 self._history.retention.compacted if self._history is not None else None
@@ -202,6 +208,7 @@ class Reporter:
         if is_torn:
             problems.append("it holds a part of a transaction, the rest is being applied")
         parked = self._upkeep.parked.entries.get(RegionalKeys.parked(group)) if joins else None
+        promise = self._upkeep.promises.entries.get(RegionalKeys.promise(group))
         foreign = self._foreign.found.get(group)
         if foreign is not None:
             problems.append(foreign.problem)
@@ -217,6 +224,7 @@ class Reporter:
             problem="; ".join(problems),
             parked=decode(ParkedWrite, parked.value).problem if parked else "",
             leases=self._obstacles.get(group, ""),
+            promised_to=decode(Promise, promise.value).to if promise else "",
             quarantined=dict(self._quarantined(group)),
             ahead=any(join.phase is JoinPhase.AHEAD for join in joins),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.api.adopt_shapes import ADOPT_SHAPES
 from coordinator.api.automatic_schemas import AUTOMATIC_POLICY, AUTOMATIC_SCHEMAS
 from coordinator.api.evacuation_schemas import EVACUATION_SCHEMAS
+from coordinator.api.keeping_views import KEEPING_SHAPE
 from coordinator.api.loss_shapes import LOSS_SHAPES
 from coordinator.api.shapes import (
     FLAG,
@@ -23,11 +24,12 @@ from coordinator.api.shapes import or_null as _or_null
 from coordinator.api.shapes import ref as reference
 from coordinator.failover.plan import PLANS
 from coordinator.failover.record import FailoverKind, Phase
-from coordinator.governance.preflight import CHECK_NAMES
+from coordinator.governance.preflight import WAIVABLE_NAMES
 from meshkit.asking import ReplayOutcome
 from meshkit.model import (
     ClusterIntent,
     ClusterState,
+    CoordinationLoss,
     FailoverPolicy,
     Fidelity,
     LeasePolicy,
@@ -61,6 +63,7 @@ _POLICY = _object(
     cool_down_ms=NUMBER,
     verify=_one_of(VerifyMode),
     fidelity=_one_of(Fidelity),
+    on_coordination_loss=_one_of(CoordinationLoss),
     verify_age_ms_max=NUMBER,
     verify_ms_max=NUMBER,
     verify_every_ms=NUMBER,
@@ -134,6 +137,7 @@ SCHEMAS: Json = {
         last_failover=_or_null("Failover"),
         automatic=reference("AutomaticFailover"),
         automation=reference("Automation"),
+        on_coordination_loss=KEEPING_SHAPE,
         **_SUMMARY,
     ),
     "GroupChange": _object(changed=FLAG, group=reference("GroupView")),
@@ -143,7 +147,7 @@ SCHEMAS: Json = {
         expect_epoch=NUMBER,
         reason=TEXT,
         change=TEXT,
-        waive={"type": "array", "items": {"type": "string", "enum": sorted(CHECK_NAMES)}},
+        waive={"type": "array", "items": {"type": "string", "enum": sorted(WAIVABLE_NAMES)}},
         dry_run=FLAG,
         request_id=TEXT,
         accept_loss=reference("LossBound"),

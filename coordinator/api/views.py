@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from coordinator.api.keeping_views import keeping_view
 from coordinator.api.suspension_views import suspension_view
 from coordinator.failover import loss, machine
 from coordinator.failover.loss import LossBound, LossStatement
@@ -64,8 +65,8 @@ def group_summary(group: Group, mesh: Mesh, running: Failover | None) -> Json:
         problem = running.problem.happened
     brief = None
     if running is not None:
-        step = machine.step_in_hand(running).name
-        brief = {"id": running.id, "phase": running.phase.value, "step": step}
+        brief = {"id": running.id, "phase": running.phase.value}
+        brief["step"] = machine.step_in_hand(running).name
     return {
         "group": group.name,
         "active": seen.record.active if seen else None,
@@ -87,8 +88,7 @@ def group_view(
     now_ms: int,
 ) -> Json:
     """Return a group on one screen."""
-    seen = mesh.authorities.get(group.name)
-    authority = seen.record if seen else None
+    authority = seen.record if (seen := mesh.authorities.get(group.name)) else None
     return {
         **group_summary(group, mesh, running),
         "token": str(authority.token) if authority else None,
@@ -101,6 +101,7 @@ def group_view(
         ],
         "last_failover": last,
         "automation": automation_view(mesh.automation),
+        "on_coordination_loss": keeping_view(group, mesh, now_ms=now_ms),
     }
 
 
@@ -113,10 +114,9 @@ def _member_view(
     known = health.groups.get(group.name) if health else None
     descriptor = mesh.clusters.get(member)
     stream = stream_view(active, member, mesh, now_ms=now_ms) if active else None
-    is_active = member == active
     return {
         "cluster": member,
-        "active": is_active,
+        "active": (is_active := member == active),
         "intent": descriptor.record.intent.value if descriptor else None,
         "fence": known.mode if known else "unknown",
         "fence_epoch": known.epoch if known else None,

@@ -17,6 +17,7 @@ from coordinator.governance.copy_checks import copy_checks
 from meshkit.model import Authority, ClusterDescriptor, ClusterIntent, Group, VerifyMode
 from meshkit.names import ClusterName, FailoverId
 from meshkit.pauses import AutomationPause, ReplicationPause
+from meshkit.promises import Pact
 from meshkit.status import ClusterHealth, StreamState, StreamStatus
 from meshkit.store.port import StoreStatus
 from meshkit.verification import VerifyOutcome
@@ -53,6 +54,8 @@ class Situation:
     """How long the last one paused writes."""
     automation: AutomationPause | None = None
     pauses: tuple[ReplicationPause, ...] = ()
+    pact: Pact | None = None
+    """Whom the source asks for promises, if its writes may outlive the coordination etcd."""
     copy: Standing = attrs.field(factory=Standing)
     """What is known of comparing the target's copy with its source."""
     now_ms: int
@@ -132,6 +135,10 @@ CHECK_NAMES = frozenset(
         "automation",
     }
 )
+
+PROMISES = "target_promises"
+WAIVABLE_NAMES = CHECK_NAMES | {PROMISES}
+"""What may be named in a waiver: emergencies have a check that no planned failover needs."""
 
 
 def fresh_health(health: ClusterHealth | None, *, now_ms: int) -> ClusterHealth | None:

@@ -55,6 +55,9 @@ async def test_what_a_group_may_do_here_is_told() -> None:
 
     assert 'mesh_group_epoch{cluster="a",group="orders"} 4.0' in text
     assert 'mesh_group_permit{cluster="a",group="orders"} 1.0' in text
+    assert 'mesh_group_kept{cluster="a",group="orders"} 0.0' in text
+    kept = attrs.evolve(reading(), kept=("orders",))
+    assert 'mesh_group_kept{cluster="a",group="orders"} 1.0' in await scraped(lambda: kept)
     assert 'mesh_foreign_writes{cluster="a"} 2.0' in text
     assert 'mesh_leases_healthy{cluster="a"} 1.0' in text
 
