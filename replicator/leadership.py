@@ -105,16 +105,7 @@ class Leadership:
         clock, cluster = home.clock, home.cluster
         region = _region(home, term, incarnation)
         self._pauses = Pauses(home.coordination, clock)
-        self.outbound = Outbound(
-            store=home.regional,
-            clock=clock,
-            cluster=cluster,
-            incarnation=incarnation,
-            is_leading=term.is_held,
-            history=history,
-            pauses=self._pauses,
-            limits=home.limits,
-        )
+        self.outbound = _outbound(home, term, incarnation, history, self._pauses)
         self.examiner = _examiner(home, term, incarnation)
         self.desk = _desk(home, term)
         self.inbound = _inbound(home, term, self._pauses)
@@ -314,6 +305,21 @@ def _examiner(home: Home, term: Term, incarnation: Incarnation) -> Examiner:
 
 def _desk(home: Home, term: Term) -> Desk:
     return Desk(store=home.regional, leader=term.guard(), clock=home.clock, is_leading=term.is_held)
+
+
+def _outbound(
+    home: Home, term: Term, incarnation: Incarnation, history: LocalHistory, pauses: Pauses
+) -> Outbound:
+    return Outbound(
+        store=home.regional,
+        clock=home.clock,
+        cluster=home.cluster,
+        incarnation=incarnation,
+        is_leading=term.is_held,
+        history=history,
+        pauses=pauses,
+        limits=home.limits,
+    )
 
 
 def _inbound(home: Home, term: Term, pauses: Pauses) -> Inbound:
