@@ -353,6 +353,8 @@ class Chain:
         if self._outer is None:
             self._outer = await self._begin_outer(stored)
         self._groups.held = await self._outside(self._calls.held(self._outer.lease_id))
+        kept, lease = self._keeping.kept, self._outer.lease_id
+        await self._outside(self._groups.hold_kept(kept, lease))
         inner = await self._calls.grant_inner()
         granted_at_ms = self.clock.now_ms()
         tc_s, tr_s = self._outer.ttl_ms // 1000, inner.ttl_ms // 1000
@@ -377,18 +379,11 @@ class Chain:
         Those that are kept by promise hang on none, and stay.
         """
         self._groups.held = {}
-        if self._keeping.kept:
-            return await self._outside(self._come_back())
-        if stored is not None:
-            await self._calls.revoke_inner(stored.regional)
-        await self._calls.commit(txns.delete_all_permits())
+        if not self._keeping.kept:
+            if stored is not None:
+                await self._calls.revoke_inner(stored.regional)
+            await self._calls.commit(txns.delete_all_permits())
         return await self._outside(self._calls.grant_outer())
-
-    async def _come_back(self) -> Lease:
-        """Grant a coordination lease and hold what was kept."""
-        outer = await self._calls.grant_outer()
-        await self._groups.hold_kept(self._keeping.kept, outer.lease_id)
-        return outer
 
     def _note(self, problem: str) -> None:
         if problem and problem != self._problem:

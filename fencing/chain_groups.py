@@ -50,13 +50,20 @@ class ChainGroups:
         raise Refused(f"{authority.group} is sealed: {self.cluster} is being fenced")
 
     async def hold_kept(self, kept: Mapping[GroupName, Fence], lease: LeaseId) -> None:
-        """Hold what went on by promise, as far as authority is still here in the same epoch."""
-        for group, (authority, revision) in (await self.calls.authorities(kept)).items():
+        """Hold what went on by promise, as far as authority is still here in the same epoch.
+
+        The rest is not held any more, whatever was: nobody looked at seals and authority meanwhile.
+        """
+        authorities = await self.calls.authorities(kept)
+        for group in kept:
+            self.held.pop(group, None)
+        for group, (authority, revision) in authorities.items():
             if authority.epoch != kept[group].epoch:
                 continue
             try:
                 await self.hold(authority, revision, lease)
             except Refused as error:
+                self.held.pop(group, None)
                 _log.warning("promise.was_in_vain", group=group, why=str(error))
 
     async def release(self, group: GroupName, *, lease: LeaseId | None) -> None:
