@@ -28,7 +28,8 @@ class StreamState(enum.Enum):
 class Lag:
     """Age of the oldest source commit the target has not applied; None means unknown.
 
-    Zero only when proven. `error_bound_ms` says how far off `lag_ms` may be.
+    Zero only when proven. `error_bound_ms` says how far off `lag_ms` may be; without one, `lag_ms`
+    is the least that it is. Of a stream it counts all of its groups, also those out of step.
     """
 
     state: StreamState
@@ -36,6 +37,52 @@ class Lag:
     error_bound_ms: int | None = None
     records: int | None = None
     bytes: int | None = None
+
+
+class WhyBehind(enum.Enum):
+    """Why a group is out of step with its stream, in the order in which one is told of it."""
+
+    PAUSED = "paused"
+    """An operator has it stand still."""
+    HELD = "held"
+    """Frozen for an emergency."""
+    PARKED = "parked"
+    """The target's etcd refuses one of its writes for good."""
+    AHEAD = "ahead"
+    """The target has more than the epoch stands on: that has to be set aside first."""
+    JOINING = "joining"
+    """It is to be copied, and nothing is yet."""
+    RECONCILING = "reconciling"
+    """It is copied, or follows beside the main stream until it meets that."""
+    UNKNOWN = "unknown"
+    """For a reason that this version does not know."""
+
+    @property
+    def state(self) -> StreamState:
+        """How a stream stands of which this group is the worst."""
+        match self:
+            case WhyBehind.PAUSED | WhyBehind.HELD:
+                return StreamState.PAUSED
+            case WhyBehind.PARKED | WhyBehind.AHEAD:
+                return StreamState.STALLED
+            case WhyBehind.JOINING | WhyBehind.RECONCILING:
+                return StreamState.RECONCILING
+            case WhyBehind.UNKNOWN:
+                return StreamState.UNKNOWN
+
+
+@attrs.frozen(kw_only=True)
+class GroupBehind:
+    """A group that is out of step at a target, and how far behind it is there."""
+
+    group: GroupName
+    why: str
+    """A `WhyBehind`; kept as it is written, so that a newer one does not make this unreadable."""
+    lag: Lag
+    position: Sequence | None = None
+    """Up to where the source's log is applied of it; None: nobody knows."""
+    text: str = ""
+    """The same for people."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +119,7 @@ class StreamStatus(Stored):
     applied: Sequence | None = None
     records_per_second: float = 0.0
     groups_out_of_step: tuple[GroupName, ...] = ()
+    """Those that the target copies, or follows beside the main stream, or that stand still."""
     at_ms: int = 0
     problem: str = ""
     headroom_ms: int | None = None
@@ -82,6 +130,19 @@ class StreamStatus(Stored):
     it nothing."""
     copies: tuple[CopyProgress, ...] = ()
     """The copies that are under way to the target."""
+    in_step: Lag | None = None
+    """Of the groups that are in step; None: an older source, whose `lag` is of those alone."""
+    behind: tuple[GroupBehind, ...] = ()
+    """How far behind each group out of step is; of those that are only named nobody knows."""
+
+    def lag_of(self, group: GroupName) -> Lag:
+        """Return the lag of one group: its own if it is out of step, else that of those in step."""
+        for behind in self.behind:
+            if behind.group == group:
+                return behind.lag
+        if group in self.groups_out_of_step:
+            return Lag(state=StreamState.RECONCILING)
+        return self.lag if self.in_step is None else self.in_step
 
 
 @attrs.frozen(kw_only=True)
