@@ -38,6 +38,13 @@ class Lag:
     records: int | None = None
     bytes: int | None = None
 
+    @property
+    def greatest_ms(self) -> int | None:
+        """The most that it may be; None: nobody knows."""
+        if self.lag_ms is None or self.error_bound_ms is None:
+            return None
+        return self.lag_ms + self.error_bound_ms
+
 
 class WhyBehind(enum.Enum):
     """Why a group is out of step with its stream, in the order in which one is told of it."""
@@ -130,6 +137,8 @@ class StreamStatus(Stored):
     it nothing."""
     copies: tuple[CopyProgress, ...] = ()
     """The copies that are under way to the target."""
+    tells: bool = False
+    """Whether the target tells which groups are out of step; else `lag` is unknown."""
     in_step: Lag | None = None
     """Of the groups that are in step; None: an older source, whose `lag` is of those alone."""
     behind: tuple[GroupBehind, ...] = ()
@@ -163,15 +172,34 @@ class StandbyPosition(Stored):
 
 
 @attrs.frozen(kw_only=True)
+class GroupHead:
+    """The same of a group that was out of step; None: unknown."""
+
+    applied: Sequence | None = None
+    records: int | None = None
+    lag_ms: int | None = None
+
+
+@attrs.frozen(kw_only=True)
 class TargetHead:
     """What a source last knew of one target; kept when the source is gone."""
 
     applied: Sequence | None = None
     """Up to where the target had acknowledged."""
     records: int | None = None
-    """How many records of the log, of whatever group, it had not acknowledged."""
+    """How many records of the log, of whatever group in step, it had not acknowledged."""
     records_per_second: float = 0.0
     lag_ms: int | None = None
+    """The most that it may have lagged in the groups that were in step."""
+    behind: Mapping[GroupName, GroupHead] = attrs.field(factory=dict)
+    """The groups that were out of step."""
+
+    def of(self, group: GroupName | None) -> TargetHead:
+        """Return what was known of one group."""
+        if group is None or group not in self.behind:
+            return self
+        own = self.behind[group]
+        return attrs.evolve(self, applied=own.applied, records=own.records, lag_ms=own.lag_ms)
 
 
 @attrs.frozen(kw_only=True)

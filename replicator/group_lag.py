@@ -37,6 +37,8 @@ class TargetLag:
     in_step: Lag = UNKNOWN
     behind: Mapping[GroupName, GroupBehind] = attrs.field(factory=dict)
     """The groups that are out of step."""
+    tells: bool = False
+    """Whether the target tells which those are."""
 
     def of(self, group: GroupName | None) -> Lag:
         """Return the lag of one group, or of all."""
@@ -79,9 +81,9 @@ def target_lag(
         for group, backlog in groups.items()
     }
     if not behind:
-        return TargetLag(whole=main, in_step=main)
+        return TargetLag(whole=main, in_step=main, tells=True)
     whole = _whole(main, groups.values(), behind.values(), floor_ms=limits.catching_up_ms)
-    return TargetLag(whole=whole, in_step=main, behind=behind)
+    return TargetLag(whole=whole, in_step=main, behind=behind, tells=True)
 
 
 def _unknown(main: Lag) -> Lag:

@@ -262,6 +262,7 @@ class Outbound:
             applied=target.lag.acknowledged,
             records_per_second=self._rate(target),
             groups_out_of_step=tuple(sorted(lag.behind)),
+            tells=lag.tells,
             in_step=lag.in_step,
             behind=told_of(lag.behind.values()),
             copies=session.copies.progress() if session else (),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cli.render import Output, shown_bytes, shown_lag, shown_ms, shown_time
 from cli.settings import OutputForm
-from cli.views import streams_table
+from cli.stream_views import streams_table
 from tests.cli import samples
 from tests.cli.conftest import Mesh
 from tests.cli.fake_api import FakeApi
