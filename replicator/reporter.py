@@ -230,7 +230,7 @@ class Reporter:
         )
 
     def _head(self, status: StoreStatus, streams: Iterable[StreamStatus], *, at_ms: int) -> LogHead:
-        targets = {stream.target: _target_head(stream) for stream in streams}
+        targets = {stream.target: target_head(stream) for stream in streams}
         return LogHead(
             cluster=self.region.cluster,
             incarnation=self.region.incarnation,
@@ -240,7 +240,7 @@ class Reporter:
         )
 
 
-def _target_head(stream: StreamStatus) -> TargetHead:
+def target_head(stream: StreamStatus) -> TargetHead:
     """Return what is to be known of a target when this region is gone: bounds, or nothing."""
     lag = stream.in_step if stream.tells and stream.in_step is not None else stream.lag
     unknown = dict.fromkeys(stream.groups_out_of_step, GroupHead())

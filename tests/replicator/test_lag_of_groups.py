@@ -27,6 +27,7 @@ from replicator.messages import Ack, Hello, OutOfStep, OutOfStepChange, ToSource
 from replicator.out_of_step import OutOfStepHere
 from replicator.record import GroupPart, Record
 from replicator.region_state import RegionState
+from replicator.reporter import target_head
 from replicator.transaction import checkpoint_at
 from tests.replicator.mesh import A, B, G, H, Mesh
 from tests.replicator.records import write
@@ -640,6 +641,56 @@ async def test_catching_up_in_one_group_does_not_wait_for_a_parked_one(mesh: Mes
     assert not every.done()
     for waiting in (same, every):
         waiting.cancel()
+
+
+async def test_an_emergency_is_not_told_that_a_group_contains_what_its_stream_brought(
+    mesh: Mesh,
+) -> None:
+    """The window of what may be lost begins where the group stands, not where the stream does."""
+    inbound = mesh[B].inbound
+    assert inbound is not None
+
+    async def contained(group: GroupName) -> int | None:
+        taking = asyncio.ensure_future(
+            inbound.wait_taken_in(A, group, Epoch(1), seal=NO_TOKEN, quiet_ms=0)
+        )
+        await mesh.until(taking.done)
+        return (await taking).contained_at_ms
+
+    await mesh.clock.advance_ms(1_000)
+    before = await contained(G)
+    await park(mesh)
+    await mesh.clock.advance_ms(1_000)
+
+    assert before is not None
+    assert await contained(G) is None
+    assert await contained(H) is not None
+
+
+def test_the_last_head_tells_of_each_group_what_it_may_have_lacked() -> None:
+    """Bounds, since an emergency is decided by them: the most that the lag may be, or nothing."""
+    lag = stream(out(position=10))
+    passed(lag, of(11, G), of(12, H), of(13, H))
+    known = target_lag(lag, ANCHORS, now_ms=3_050)
+    status = StreamStatus(
+        source=A,
+        target=B,
+        incarnation=Incarnation("a-1"),
+        lag=known.whole,
+        head=Sequence(13),
+        applied=Sequence(13),
+        groups_out_of_step=(G,),
+        tells=known.tells,
+        in_step=known.in_step,
+        behind=told_of(known.behind.values()),
+    )
+
+    head = target_head(status)
+    untold = target_head(attrs.evolve(status, tells=False, lag=Lag(state=StreamState.UNKNOWN)))
+
+    assert (head.of(H).applied, head.of(H).records, head.of(H).lag_ms) == (13, 0, 50)
+    assert (head.of(G).applied, head.of(G).records, head.of(G).lag_ms) == (10, 1, 3_050)
+    assert (untold.of(H).records, untold.of(H).lag_ms) == (None, None)
 
 
 def test_a_stored_status_names_all_and_tells_of_the_worst_in_full() -> None:
