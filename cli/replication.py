@@ -82,6 +82,28 @@ def replay(session: Session, group: str, **options: Any) -> int:
 
 
 @replication.command()
+@click.argument("group", shell_complete=complete.groups)
+@click.option("--cluster", shell_complete=complete.clusters, help="Only the copy of a cluster.")
+@with_session
+def foreign(session: Session, group: str, cluster: str | None) -> int:
+    """List what was written to passive copies of a group beside MeshKit.
+
+    All are counted, the last 20 of each copy are listed; they stay until the copy is made anew
+    (mesh replication verify GROUP --repair) or its cluster becomes active. Fails (exit code 1) if
+    a cluster does not answer: then nobody knows what was written there.
+    """
+    from cli.stream_views import foreign_table
+
+    query = {"cluster": cluster} if cluster else {}
+    body = session.run(lambda api: api.get(f"/v1/groups/{group}/foreign", **query))
+    session.output.result(body, lambda: foreign_table(body["clusters"]))
+    unknown = [copy for copy in body["clusters"] if copy["problem"]]
+    for copy in unknown:
+        session.output.note(f"unknown what was written at {copy['cluster']}: {copy['problem']}")
+    return 1 if unknown else 0
+
+
+@replication.command()
 @click.argument("group", required=False, shell_complete=complete.groups)
 @click.option("--stream", metavar="SOURCE:TARGET", help="Only the stream between two clusters.")
 @click.option("--reason", default="", help="Why; kept in the audit.")

@@ -108,3 +108,21 @@ def _outcome(result: Mapping[str, Any]) -> str:
     if result["outcome"] == "different":
         return f"{result['differing']} differ"
     return str(result["outcome"])
+
+
+def foreign_table(copies: Sequence[Mapping[str, Any]]) -> Table:
+    """Return `mesh replication foreign`: one line for each write that is listed."""
+    return table(
+        ("CLUSTER", ">COUNT", "KEY", "CHANGE", ">REVISION"),
+        (
+            (
+                copy["cluster"],
+                _known(copy["count"]),
+                one.get("key"),
+                ("delete" if one["deleted"] else "put") if one else None,
+                one.get("revision"),
+            )
+            for copy in copies
+            for one in copy["latest"] or [{}]
+        ),
+    )

@@ -12,6 +12,7 @@ from meshkit.asking import (
     Declined,
     EntriesPage,
     EpochStart,
+    ForeignListed,
     KeyStates,
     Question,
     RegionStanding,
@@ -22,7 +23,15 @@ from meshkit.errors import NotFound, Refused, Unreachable
 from meshkit.names import ClusterName
 
 A = TypeVar(
-    "A", EntriesPage, WholeEntry, Counted, ReplayResults, KeyStates, EpochStart, RegionStanding
+    "A",
+    EntriesPage,
+    WholeEntry,
+    Counted,
+    ReplayResults,
+    KeyStates,
+    EpochStart,
+    ForeignListed,
+    RegionStanding,
 )
 
 

@@ -127,8 +127,16 @@ class ReadStanding:
     """Go on after this group."""
 
 
+@attrs.frozen(kw_only=True)
+class ReadForeign:
+    """Asks what was written to a passive copy of a group beside MeshKit."""
+
+    group: GroupName
+
+
 AboutQuarantine = ListEntries | ReadEntry | DiscardEntries | MarkReplayed
-Question = AboutQuarantine | ReplayChanges | ReadKeys | ReadState | ReadEpoch | ReadStanding
+OfCoordinators = AboutQuarantine | ReplayChanges | ReadForeign
+Question = OfCoordinators | ReadKeys | ReadState | ReadEpoch | ReadStanding
 
 
 @attrs.frozen(kw_only=True)
@@ -236,6 +244,23 @@ class RegionStanding:
     next_group: GroupName | None = None
 
 
+@attrs.frozen(kw_only=True)
+class ForeignKey:
+    """One key that was written or deleted beside MeshKit, and at which revision there."""
+
+    key: str
+    revision: Revision
+    deleted: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ForeignListed:
+    """What was found and is not put right yet: how many, and the last of them, oldest first."""
+
+    count: int = 0
+    latest: tuple[ForeignKey, ...] = ()
+
+
 class DeclineCode(enum.Enum):
     """Why a replicator does not answer."""
 
@@ -256,7 +281,8 @@ class Declined:
     text: str = ""
 
 
-Told = EntriesPage | WholeEntry | Counted | ReplayResults | KeyStates | EpochStart | RegionStanding
+AboutKeys = ReplayResults | KeyStates | EpochStart | ForeignListed
+Told = EntriesPage | WholeEntry | Counted | AboutKeys | RegionStanding
 Answer = Told | Declined
 
 _MESSAGES: dict[str, type[Any]] = {
@@ -278,6 +304,8 @@ _MESSAGES: dict[str, type[Any]] = {
         KeyStates,
         EpochStart,
         RegionStanding,
+        ReadForeign,
+        ForeignListed,
         Declined,
     )
 }
@@ -291,6 +319,7 @@ _QUESTIONS = (
     ReadState,
     ReadEpoch,
     ReadStanding,
+    ReadForeign,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.api.adopt_shapes import ADOPT_SHAPES
 from coordinator.api.automatic_schemas import AUTOMATIC_POLICY, AUTOMATIC_SCHEMAS
 from coordinator.api.evacuation_schemas import EVACUATION_SCHEMAS
+from coordinator.api.foreign_schemas import FOREIGN_SHAPES
 from coordinator.api.lag_shapes import LAG, LAG_SHAPES
 from coordinator.api.loss_shapes import LOSS_SHAPES
 from coordinator.api.shapes import (
@@ -386,4 +387,5 @@ SCHEMAS: Json = {
         group=TEXT, ok=FLAG, entries=NUMBER, tip_hash=TEXT_OR_NULL, problems=TEXTS
     ),
     **EVACUATION_SCHEMAS,
+    **FOREIGN_SHAPES,
 }
