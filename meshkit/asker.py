@@ -12,6 +12,7 @@ from meshkit.asking import (
     Declined,
     EntriesPage,
     EpochStart,
+    ForeignListed,
     KeyStates,
     Promised,
     Question,
@@ -30,8 +31,9 @@ A = TypeVar(
     ReplayResults,
     KeyStates,
     EpochStart,
-    RegionStanding,
+    ForeignListed,
     Promised,
+    RegionStanding,
 )
 
 

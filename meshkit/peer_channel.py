@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import grpc
 
-from meshkit.asking import Answer, Question, answer_of, message_bytes
+from meshkit.asking import Answer, Question
+from meshkit.asking_codec import answer_of, message_bytes
 from meshkit.errors import NotAllowed, Unreachable
 from meshkit.identity import IdentityFiles, peer_of_der
 from meshkit.names import ClusterName

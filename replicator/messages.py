@@ -82,6 +82,31 @@ class Hello:
     """Whether it can read frames of plain puts by their columns."""
     resend_after: Sequence | None = None
     """Begin here, though everything up to `position` is applied: it is to come again."""
+    tells_out_of_step: bool = False
+    """Whether its acknowledgements say which groups they do not speak of."""
+
+
+@attrs.frozen(kw_only=True)
+class OutOfStep:
+    """A group of which the main stream's acknowledgements say nothing: it has its own position."""
+
+    group: GroupName
+    why: str
+    """A `WhyBehind`, or what a newer target calls it."""
+    position: Sequence | None = None
+    """Up to where the source's log is applied of it; None: the target does not know either."""
+    text: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class OutOfStepChange:
+    """Which groups have fallen out of step, or stand elsewhere, and which are back in step.
+
+    The first of a connection says all of it.
+    """
+
+    groups: tuple[OutOfStep, ...] = ()
+    back: tuple[GroupName, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -94,6 +119,8 @@ class Ack:
     """In total since Hello: the source may have sent so many bytes altogether."""
     stalled: str = ""
     """Why the target's etcd takes nothing at the moment; it goes on by itself."""
+    out_of_step: OutOfStepChange | None = None
+    """What it does not speak of, if that has changed: `applied` is true of all other groups."""
 
 
 @attrs.frozen(kw_only=True)

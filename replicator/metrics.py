@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from meshkit.names import ClusterName, GroupName
 from meshkit.quarantine import QuarantineClass
-from meshkit.status import GroupHealth, StreamState, StreamStatus
+from meshkit.status import GroupHealth, StreamState, StreamStatus, WhyBehind
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +54,7 @@ class ReplicatorCollector(Collector):
         )
         if reading is not None:
             yield from _of_streams(reading)
+            yield from _of_groups_behind(reading.streams)
             yield from _of_groups(reading)
 
 
@@ -119,6 +120,30 @@ def _of_streams(reading: Reading) -> Iterator[Metric]:
             headroom.add_metric(labels, stream.headroom_ms / 1000)
         spooled.add_metric(labels, int(stream.is_spooled))
     yield from (lag, bound, known, records, size, rate, head, applied, state, headroom, spooled)
+
+
+def _of_groups_behind(streams: Sequence[StreamStatus]) -> Iterator[Metric]:
+    """Yield what is known of the groups out of step: so many series, and no more."""
+    labels = ["source", "target", "group"]
+    lag = GaugeMetricFamily(
+        "mesh_replication_group_lag_seconds",
+        "The lag of a group that is out of step; absent when unknown, and of groups in step.",
+        labels=labels,
+    )
+    out = GaugeMetricFamily(
+        "mesh_replication_group_out_of_step",
+        "1 for a group that is out of step, by why it is.",
+        labels=[*labels, "why"],
+    )
+    for stream in streams:
+        whys = {one.group: one.why for one in stream.behind}
+        for group in stream.groups_out_of_step:
+            values = [stream.source, stream.target, group]
+            out.add_metric([*values, whys.get(group, WhyBehind.UNKNOWN.value)], 1)
+            lag_ms = stream.lag_of(group).lag_ms
+            if lag_ms is not None:
+                lag.add_metric(values, lag_ms / 1000)
+    yield from (lag, out)
 
 
 def _of_groups(reading: Reading) -> Iterator[Metric]:

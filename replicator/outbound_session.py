@@ -101,9 +101,9 @@ class OutboundSession:
         self._pulse.beat()
 
     @property
-    def groups_out_of_step(self) -> tuple[GroupName, ...]:
-        """The groups that the target copies or follows beside the main stream."""
-        return tuple(sorted({*self._parked, *self._sides}))
+    def groups_asked(self) -> frozenset[GroupName]:
+        """The groups of which the target has asked for a side stream."""
+        return frozenset({*self._parked, *self._sides})
 
     @property
     def needed(self) -> Sequence | None:
@@ -172,8 +172,8 @@ class OutboundSession:
         )
         self._sender.on_head(head, wall_ms=asked_at_ms)
         self._applied = begun.applied
-        now_ms = self._clock.now_ms()
-        self._lag.on_connected(begun.applied, is_fresh=begun.is_fresh, now_ms=now_ms)
+        now_ms, tells = self._clock.now_ms(), self._hello.tells_out_of_step
+        self._lag.on_connected(begun.applied, is_fresh=begun.is_fresh, now_ms=now_ms, tells=tells)
         _log.info("target.welcomed", target=self.target, start=begun.start, is_fresh=begun.is_fresh)
         return self._tail_after(begun.start, begun.segments, begun.spooled)
 
@@ -263,8 +263,9 @@ class OutboundSession:
             case Acknowledged():
                 self.problem = event.stalled
                 self._lag.is_stalled = bool(event.stalled)
+                now_ms, told = self._clock.now_ms(), event.out_of_step
                 self._lag.on_acknowledged(
-                    event.applied, stored=event.durable, now_ms=self._clock.now_ms()
+                    event.applied, stored=event.durable, now_ms=now_ms, out_of_step=told
                 )
                 self._outbound_pulse.beat()
             case Join():
@@ -315,8 +316,7 @@ class OutboundSession:
         try:
             await self._copy_and_follow(join)
         finally:
-            side = self._sides.get(join.group)
-            if side is not None and side[0].number == join.number:
+            if (side := self._sides.get(join.group)) and side[0].number == join.number:
                 self._cuts.pop(join.group, None)
                 del self._sides[join.group]
                 self._outbound_pulse.beat()

@@ -20,7 +20,15 @@ from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, LeaseId, Sequence
 from meshkit.promises import Promise
 from meshkit.regional import Checkpoint, Fence, FenceMode, GroupCheckpoint, JoinPhase, ParkedWrite
-from meshkit.status import Applied, ClusterHealth, GroupHealth, LogHead, StreamStatus, TargetHead
+from meshkit.status import (
+    Applied,
+    ClusterHealth,
+    GroupHead,
+    GroupHealth,
+    LogHead,
+    StreamStatus,
+    TargetHead,
+)
 from meshkit.store.port import StoreStatus
 from meshkit.store.txn import Delete, Put, Txn
 from replicator.agent_ports import Region
@@ -230,15 +238,7 @@ class Reporter:
         )
 
     def _head(self, status: StoreStatus, streams: Iterable[StreamStatus], *, at_ms: int) -> LogHead:
-        targets = {
-            stream.target: TargetHead(
-                applied=stream.applied,
-                records=stream.lag.records,
-                records_per_second=stream.records_per_second,
-                lag_ms=stream.lag.lag_ms,
-            )
-            for stream in streams
-        }
+        targets = {stream.target: target_head(stream) for stream in streams}
         return LogHead(
             cluster=self.region.cluster,
             incarnation=self.region.incarnation,
@@ -246,3 +246,22 @@ class Reporter:
             at_ms=at_ms,
             targets=targets,
         )
+
+
+def target_head(stream: StreamStatus) -> TargetHead:
+    """Return what is to be known of a target when this region is gone: bounds, or nothing."""
+    lag = stream.in_step if stream.tells and stream.in_step is not None else stream.lag
+    unknown = dict.fromkeys(stream.groups_out_of_step, GroupHead())
+    known = {
+        one.group: GroupHead(
+            applied=one.position, records=one.lag.records, lag_ms=one.lag.greatest_ms
+        )
+        for one in stream.behind
+    }
+    return TargetHead(
+        applied=stream.applied,
+        records=lag.records,
+        records_per_second=stream.records_per_second,
+        lag_ms=lag.greatest_ms,
+        behind={**unknown, **known},
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from coordinator.api.adopt_shapes import ADOPT_SHAPES
 from coordinator.api.automatic_schemas import AUTOMATIC_POLICY, AUTOMATIC_SCHEMAS
 from coordinator.api.evacuation_schemas import EVACUATION_SCHEMAS
+from coordinator.api.foreign_schemas import FOREIGN_SHAPES
 from coordinator.api.keeping_views import KEEPING_SHAPE
+from coordinator.api.lag_shapes import LAG, LAG_SHAPES
 from coordinator.api.loss_shapes import LOSS_SHAPES
 from coordinator.api.shapes import (
     FLAG,
@@ -122,7 +124,9 @@ SCHEMAS: Json = {
         in_step={"type": ["boolean", "null"]},
         lag_ms=NUMBER_OR_NULL,
         lag_error_ms=NUMBER_OR_NULL,
+        records=NUMBER_OR_NULL,
         stream=TEXT_OR_NULL,
+        out_of_step=TEXT_OR_NULL,
         copy=_or_null("CopyProgress"),
         status_age_ms=NUMBER_OR_NULL,
         problem=TEXT,
@@ -334,22 +338,21 @@ SCHEMAS: Json = {
         bytes_total=NUMBER,
         bytes_sent=NUMBER,
     ),
+    **LAG_SHAPES,
     "Stream": _object(
         source=TEXT,
         target=TEXT,
         groups=TEXTS,
         epochs={"type": "object", "additionalProperties": NUMBER},
-        state=_one_of(StreamState),
-        lag_ms=NUMBER_OR_NULL,
-        lag_error_ms=NUMBER_OR_NULL,
-        records=NUMBER_OR_NULL,
-        bytes=NUMBER_OR_NULL,
+        **LAG,
         head=NUMBER_OR_NULL,
         applied=NUMBER_OR_NULL,
         records_per_second={"type": ["number", "null"]},
         headroom_ms=NUMBER_OR_NULL,
         is_spooled={"type": ["boolean", "null"]},
+        in_step=_or_null("Lag"),
         groups_out_of_step=TEXTS,
+        behind=_list("GroupBehind"),
         copies=_list("CopyProgress"),
         status_age_ms=NUMBER_OR_NULL,
         fresh=FLAG,
@@ -388,4 +391,5 @@ SCHEMAS: Json = {
         group=TEXT, ok=FLAG, entries=NUMBER, tip_hash=TEXT_OR_NULL, problems=TEXTS
     ),
     **EVACUATION_SCHEMAS,
+    **FOREIGN_SHAPES,
 }

@@ -40,6 +40,7 @@ from replicator.outline import digests_in
 from replicator.record import Record
 from replicator.wire import replication_pb2 as pb
 from replicator.wire.columns import columns_bytes, records_of
+from replicator.wire.out_of_step import change, change_to_wire
 from replicator.wire.pieces import (
     content,
     payload,
@@ -72,11 +73,14 @@ def source_bytes(message: ToSource) -> bytes:
                 wire.hello.incarnation = message.incarnation
             if message.position is not None:
                 wire.hello.position = message.position
+            wire.hello.tells_out_of_step = message.tells_out_of_step
             if message.resend_after is not None:
                 wire.hello.resend_after = message.resend_after
         case Ack():
             wire.ack.applied, wire.ack.durable = message.applied, message.durable
             wire.ack.credit_bytes, wire.ack.stalled = message.credit_bytes, message.stalled
+            if message.out_of_step is not None:
+                wire.ack.out_of_step.CopyFrom(change_to_wire(message.out_of_step))
         case Join():
             wire.join.CopyFrom(
                 pb.Join(
@@ -131,6 +135,7 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 resend_after=(
                     Sequence(hello.resend_after) if hello.HasField("resend_after") else None
                 ),
+                tells_out_of_step=hello.tells_out_of_step,
             )
         case "ack":
             return Ack(
@@ -138,6 +143,9 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 durable=Sequence(wire.ack.durable),
                 credit_bytes=wire.ack.credit_bytes,
                 stalled=wire.ack.stalled,
+                out_of_step=(
+                    change(wire.ack.out_of_step) if wire.ack.HasField("out_of_step") else None
+                ),
             )
         case "join":
             return Join(

@@ -31,7 +31,7 @@ class Lineage(_message.Message):
     def __init__(self, parent: _Optional[str] = ..., parent_incarnation: _Optional[str] = ..., parent_epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., may_go_on: _Optional[bool] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("target", "source", "incarnation", "position", "credit_bytes", "takes_pieces", "resend_after", "takes_columns")
+    __slots__ = ("target", "source", "incarnation", "position", "credit_bytes", "takes_pieces", "resend_after", "takes_columns", "tells_out_of_step")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class Hello(_message.Message):
     TAKES_PIECES_FIELD_NUMBER: _ClassVar[int]
     RESEND_AFTER_FIELD_NUMBER: _ClassVar[int]
     TAKES_COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    TELLS_OUT_OF_STEP_FIELD_NUMBER: _ClassVar[int]
     target: str
     source: str
     incarnation: str
@@ -48,19 +49,42 @@ class Hello(_message.Message):
     takes_pieces: bool
     resend_after: int
     takes_columns: bool
-    def __init__(self, target: _Optional[str] = ..., source: _Optional[str] = ..., incarnation: _Optional[str] = ..., position: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., takes_pieces: _Optional[bool] = ..., resend_after: _Optional[int] = ..., takes_columns: _Optional[bool] = ...) -> None: ...
+    tells_out_of_step: bool
+    def __init__(self, target: _Optional[str] = ..., source: _Optional[str] = ..., incarnation: _Optional[str] = ..., position: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., takes_pieces: _Optional[bool] = ..., resend_after: _Optional[int] = ..., takes_columns: _Optional[bool] = ..., tells_out_of_step: _Optional[bool] = ...) -> None: ...
+
+class OutOfStep(_message.Message):
+    __slots__ = ("group", "why", "position", "text")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    why: str
+    position: int
+    text: str
+    def __init__(self, group: _Optional[str] = ..., why: _Optional[str] = ..., position: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class OutOfStepChange(_message.Message):
+    __slots__ = ("groups", "back")
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    BACK_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[OutOfStep]
+    back: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, groups: _Optional[_Iterable[_Union[OutOfStep, _Mapping]]] = ..., back: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("applied", "durable", "credit_bytes", "stalled")
+    __slots__ = ("applied", "durable", "credit_bytes", "stalled", "out_of_step")
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_STEP_FIELD_NUMBER: _ClassVar[int]
     applied: int
     durable: int
     credit_bytes: int
     stalled: str
-    def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., stalled: _Optional[str] = ...) -> None: ...
+    out_of_step: OutOfStepChange
+    def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., stalled: _Optional[str] = ..., out_of_step: _Optional[_Union[OutOfStepChange, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("number", "group", "phase", "epoch", "sequence", "cursor", "compares", "compares_parts")
