@@ -36,7 +36,7 @@ from fencing.obedience import Obedience
 from fencing.patience import Signal, within
 from fencing.timing import Timing
 from meshkit.clock import Clock
-from meshkit.errors import MeshError, Refused, TermEnded
+from meshkit.errors import MeshError, Refused
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, Revision
 from meshkit.regional import Fence
@@ -122,11 +122,7 @@ class Keeping:
         return MappingProxyType(self._kept)
 
     async def during(self, work: Coroutine[None, None, T], tasks: asyncio.TaskGroup | None) -> T:
-        """Return what `work` returns; writes go on by promise meanwhile, if they may.
-
-        Raises:
-            TermEnded: another replicator leads.
-        """
+        """Return what `work` returns; writes go on by promise meanwhile, if they may."""
         if self.promises is None or tasks is None:
             return await work
         working = asyncio.ensure_future(work)
@@ -179,9 +175,7 @@ class Keeping:
         problem = ""
         try:
             await self._round(working, tasks)
-        except TermEnded:
-            raise
-        except MeshError as error:
+        except MeshError as error:  # also that the term ended, of which the chain is told
             problem = str(error)
             self._lease = None
             self._next_at_ms = self.clock.now_ms() + _RETRY_MS
