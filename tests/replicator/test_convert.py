@@ -21,6 +21,8 @@ from replicator.messages import (
     Join,
     Leave,
     Outline,
+    OutOfStep,
+    OutOfStepChange,
     Refusal,
     RefusalCode,
     SegmentStanding,
@@ -70,6 +72,20 @@ TO_SOURCE: list[ToSource] = [
     Hello(target=B, source=A, incarnation=Incarnation("i"), position=Sequence(0), credit_bytes=1),
     Ack(applied=Sequence(4), durable=Sequence(3), credit_bytes=2),
     Ack(applied=Sequence(4), durable=Sequence(3), credit_bytes=2, stalled="it is full"),
+    Hello(target=B, source=A, credit_bytes=5, tells_out_of_step=True),
+    Ack(applied=Sequence(4), durable=Sequence(3), credit_bytes=2, out_of_step=OutOfStepChange()),
+    Ack(
+        applied=Sequence(4),
+        durable=Sequence(3),
+        credit_bytes=2,
+        out_of_step=OutOfStepChange(
+            groups=(
+                OutOfStep(group=G, why="paused", position=Sequence(0), text="by alice"),
+                OutOfStep(group=G, why="joining"),
+            ),
+            back=(G,),
+        ),
+    ),
     Join(number=1, group=G, phase=JoinPhase.JOINING, epoch=Epoch(1)),
     Join(
         number=2,

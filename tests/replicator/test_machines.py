@@ -10,11 +10,21 @@ from meshkit.ordinals import Epoch, Incarnation, Revision, Sequence
 from meshkit.regional import GroupCheckpoint, JoinPhase
 from replicator.batch import MainBatch
 from replicator.limits import Limits
-from replicator.messages import Ack, Frame, Head, Hello, SideFrame, ToTarget, Welcome
+from replicator.messages import (
+    Ack,
+    Frame,
+    Head,
+    Hello,
+    OutOfStep,
+    OutOfStepChange,
+    SideFrame,
+    ToTarget,
+    Welcome,
+)
 from replicator.receiver import GapSeen, Receiver, SourceChanged, SourceSilent
 from replicator.record import Record
 from replicator.sender import ProtocolBroken, Sender, Silent
-from tests.replicator.mesh import A, B, G
+from tests.replicator.mesh import A, B, G, H
 from tests.replicator.records import record, write
 
 LIMITS = Limits(window_bytes_max=600, frame_bytes_max=200, side_window_bytes_max=400)
@@ -267,3 +277,28 @@ def test_acknowledgements_say_what_is_applied_stored_and_taken_in() -> None:
 
     assert [(a.applied, a.durable) for a in after] == [(12, 11)]
     assert after[0].credit_bytes > before[0].credit_bytes
+
+
+def test_the_first_acknowledgement_that_knows_says_all_that_is_out_of_step_then_what_changed() -> (
+    None
+):
+    """And nothing before somebody has looked: an empty list would be a claim."""
+    here = OutOfStep(group=G, why="paused", position=Sequence(5))
+    moved = OutOfStep(group=G, why="reconciling", position=Sequence(9))
+    other = OutOfStep(group=H, why="joining")
+    target = receiver()
+
+    told = []
+    for out_of_step in (None, {}, {G: here}, {G: here, H: other}, {G: moved, H: other}, {}):
+        target.out_of_step = out_of_step
+        acks = [m for m in target.messages_to_send(now_ms=1) if isinstance(m, Ack)]
+        told.append([ack.out_of_step for ack in acks])
+
+    assert told == [
+        [None],
+        [OutOfStepChange()],
+        [OutOfStepChange(groups=(here,))],
+        [OutOfStepChange(groups=(other,))],
+        [OutOfStepChange(groups=(moved,))],
+        [OutOfStepChange(back=(G, H))],
+    ]

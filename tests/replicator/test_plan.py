@@ -15,7 +15,7 @@ from meshkit.store.txn import Delete, Put, Txn
 from replicator.batch import MainBatch
 from replicator.draft import ApplyPlan, Hold, Standpoint
 from replicator.messages import SegmentStanding
-from replicator.plan import plan_fresh, plan_main
+from replicator.plan import plan_again, plan_fresh, plan_main
 from replicator.record import Cut, GroupPart, Mark, Opened, Record, Resumed, Scoped
 from replicator.region_state import RegionState
 from replicator.transaction import nested
@@ -332,3 +332,34 @@ def test_nesting_passes_etcds_limits(count: int) -> None:
     operations = [Put(f"/{n}".encode(), b"") for n in range(count - 1)] + [Delete(b"/last")]
 
     check_shape(Txn(operations=nested(operations)))
+
+
+def test_a_group_that_falls_out_of_step_keeps_where_it_left_the_stream() -> None:
+    """Its lag is counted from there, however often it is copied in vain."""
+    mark = Resumed(group=G, epoch=Epoch(1), is_dirty=True)
+    plan = planned(region(), record(11), marked(14, mark), at=AT)
+    missed = planned(
+        region(),
+        Record(
+            sequence=Sequence(14),
+            parts=(GroupPart(group=G, epoch=Epoch(2), writes=(write("/orders/1"),)),),
+        ),
+        at=AT,
+    )
+    joined = plan.joins[B, G]
+    assert joined is not None
+
+    copying = attrs.evolve(joined, phase=JoinPhase.COPYING, sequence=Sequence(50))
+    following = attrs.evolve(copying, phase=JoinPhase.FOLLOWING, left_at=None)
+
+    assert (joined.left_at, joined.contained, copying.contained) == (13, 13, 13)
+    assert following.contained == 50
+    epoch_missed = missed.joins[B, G]
+    assert epoch_missed is not None
+    assert epoch_missed.left_at is None, "nobody knows what of the epoch before is missing"
+    for own, left_at in ((copying, 13), (following, 50)):
+        state = region()
+        state.joins[B, G] = own
+        again = plan_again(state, G, "once more", AT).joins[B, G]
+        assert again is not None
+        assert (again.phase, again.left_at) == (JoinPhase.JOINING, left_at)
