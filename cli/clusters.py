@@ -186,7 +186,12 @@ def failback(session: Session, cluster: str | None, **options: Any) -> int:
 @click.argument("cluster", shell_complete=complete.clusters)
 @click.option("--to", help="Move all to this cluster; else each to its first fit member.")
 @click.option("--emergency", is_flag=True, help="CLUSTER is gone: what is not copied is lost.")
-@click.option("--accept-loss", default="", metavar="BOUND", help="records=N,seconds=S or unknown.")
+@click.option(
+    "--accept-loss",
+    default="",
+    metavar="BOUND",
+    help="What each group may lose: records=N,seconds=S, or unknown.",
+)
 @click.option("--no-fence-wait", is_flag=True, help="Do not wait for CLUSTER's leases to end.")
 @click.option("--reason", default="", help="Why; kept in the records and the audit.")
 @click.option("--change", default="", help="Change ticket.")
@@ -202,9 +207,15 @@ def evacuate(session: Session, cluster: str, **options: Any) -> int:
     One failover for each group, side by side; a group that cannot move says why and does not hold
     the others. Shows what would happen and asks first.
 
+    With --emergency what each group may lose is stated before anything moves. Groups whose loss
+    was not accepted wait (exit code 10); the same command again with --accept-loss accepts it for
+    those that wait, and begins nothing twice.
+
     \b
     mesh clusters evacuate us-east --reason "maintenance"
-    mesh clusters evacuate us-east --emergency --reason "region lost" --accept-loss unknown
+    mesh clusters evacuate us-east --emergency --reason "region lost" --dry-run
+    mesh clusters evacuate us-east --emergency --reason "region lost" \\
+        --accept-loss records=100,seconds=10
     """  # noqa: D301 click wants the backspace itself
     from cli.evacuation import Leaving, evacuate, request_body
 

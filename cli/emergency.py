@@ -12,7 +12,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from cli.render import fields
+from cli.render import Output, fields
 from cli.session import Session
 from cli.views import checks_table
 from meshkit.errors import InvalidInput
@@ -39,6 +39,22 @@ def bound_of(text: str) -> dict[str, Any]:
             )
         bound[found[1]] = int(found[2])
     return bound
+
+
+def check_asked(*, is_emergency: bool, reason: str, of_emergency: Mapping[str, Any]) -> None:
+    """Demand what an emergency needs, and nothing of it without one.
+
+    Raises:
+        InvalidInput: says what is missing or too much.
+    """
+    if is_emergency and not reason:
+        raise InvalidInput(
+            "an emergency needs --reason: it is kept in the record and the audit",
+            hint='say why, in a few words: --reason "us-east does not answer since 14:05"',
+        )
+    given = [name for name, value in of_emergency.items() if value]
+    if given and not is_emergency:
+        raise InvalidInput(f"{' and '.join(given)}: only for an emergency", hint="add --emergency")
 
 
 def preview_view(preview: Mapping[str, Any]) -> RenderableType:
@@ -68,19 +84,28 @@ def _others(loss: Mapping[str, Any]) -> str:
 
 def warnings(preview: Mapping[str, Any]) -> Text:
     """Return what the operator has to know before saying yes."""
-    source, target = preview["source"], preview["target"]
+    return warned(
+        preview["source"],
+        preview["target"],
+        no_fence_wait=bool(preview.get("no_fence_wait")),
+        may_lose=not preview["loss"]["target"]["is_none"],
+    )
+
+
+def warned(source: str, successor: str, *, no_fence_wait: bool, may_lose: bool) -> Text:
+    """Return what moving writes without the help of `source` means, in plain words."""
     meaning = (
         f"This moves writes without the help of {source}. What {source} has acknowledged and"
-        f" {target} has not received is lost to applications; what survives at {source} is put in"
-        " quarantine when it is back, never merged by itself."
+        f" {successor} has not received is lost to applications; what survives at {source} is put"
+        " in quarantine when it is back, never merged by itself."
     )
     lines = [meaning]
-    if preview.get("no_fence_wait"):
+    if no_fence_wait:
         lines.append(
-            f"NOT WAITING FOR THE FENCE: {source} may still accept writes after {target} does."
+            f"NOT WAITING FOR THE FENCE: {source} may still accept writes after {successor} does."
             " They will be lost, and nobody can say how many."
         )
-    if not preview["loss"]["target"]["is_none"]:
+    if may_lose:
         lines.append("The loss is stated exactly once the copy is frozen, before anything moves.")
     return Text("\n".join(f"! {line}" for line in lines), style="bold red")
 
@@ -107,18 +132,36 @@ def ask_consent(session: Session, failover: Mapping[str, Any]) -> dict[str, Any]
     What is accepted is a bound as large as what was shown: if more is found out, it is asked again.
     """
     loss = failover["emergency"]["loss"]
-    session.output.note(Text(f"! {loss['text']}", style="bold red"))
-    for objection in loss["objections"]:
-        session.output.note(f"  {objection}")
     if not sys.stdin.isatty():
-        command = f"mesh failovers approve {failover['id']} --accept-loss {shown(loss)}"
-        session.output.note(f"waits for consent: {command}")
+        tell_waiting(session.output, failover)
         return None
+    tell_loss(session.output, loss)
     group = failover["group"]
     if not typed(group, f"Type {group} to accept that loss", yes=False):
         session.output.note(f"not accepted; to give up: mesh failovers abort {failover['id']}")
         return None
     return consent(session, failover["id"], bound_of(shown(loss)))
+
+
+def tell_waiting(output: Output, failover: Mapping[str, Any]) -> None:
+    """Tell that a failover waits for consent, to what, and both ways to go on."""
+    loss, failover_id = failover["emergency"]["loss"], failover["id"]
+    output.note(f"{failover_id} waits for consent; {failover['source']} stays sealed meanwhile")
+    tell_loss(output, loss)
+    output.note(f"to accept that: {approve_command(failover_id, loss)}")
+    output.note(f"to give up:     mesh failovers abort {failover_id}")
+
+
+def tell_loss(output: Output, loss: Mapping[str, Any]) -> None:
+    """Tell a loss as stated, and what no consent covers yet."""
+    output.note(Text(f"! {loss['text']}", style="bold red"))
+    for objection in loss["objections"]:
+        output.note(f"  {objection}")
+
+
+def approve_command(failover_id: str, loss: Mapping[str, Any]) -> str:
+    """Return the command that accepts exactly the loss as stated."""
+    return f"mesh failovers approve {failover_id} --accept-loss {shown(loss)}"
 
 
 def shown(loss: Mapping[str, Any]) -> str:

@@ -47,9 +47,16 @@ def what_next(record: Failover) -> str:
 
 
 def consented(record: Failover, event: ConsentGiven) -> Failover:
-    """Remember who accepts which loss; the newest word counts."""
-    emergency = attrs.evolve(of(record), accept=event.bound, accepted_by=event.actor)
-    return attrs.evolve(record, emergency=emergency)
+    """Remember who accepts which loss; the newest word counts, also before it is an emergency."""
+
+    def said(emergency: Emergency) -> Emergency:
+        return attrs.evolve(emergency, accept=event.bound, accepted_by=event.actor)
+
+    if record.emergency is not None:
+        return attrs.evolve(record, emergency=said(record.emergency))
+    if record.fallback is not None:
+        return attrs.evolve(record, fallback=said(record.fallback))
+    return record
 
 
 def answered(record: Failover, answer: Answer) -> Failover:

@@ -97,6 +97,9 @@ def test_10_without_consent_it_waits_and_says_how_to_give_it(
 
     assert ran.code == 10
     assert "waits for consent" in ran.err
+    assert "up to 7 known records may be lost" in ran.err
+    assert "mesh failovers approve f-1 --accept-loss records=7,seconds=5" in ran.err
+    assert "mesh failovers abort f-1" in ran.err
 
 
 def test_consent_is_given_within_a_bound(mesh: Mesh, operator_env: FakeApi) -> None:
