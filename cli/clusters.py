@@ -172,7 +172,8 @@ def failback(session: Session, cluster: str | None, **options: Any) -> int:
     """Give write authority back to CLUSTER, by default the one that was active before.
 
     A new planned failover in the other direction, not an undo. If that cluster has not rejoined
-    yet, it rejoins first, and both parts are shown; what waits for an approval ends it there (10).
+    yet, it rejoins first: both parts are shown before anything is asked or begun, and the checks
+    of the second are asked again after the first. What waits for an approval ends it there (10).
 
     \b
     mesh clusters failback --group orders
