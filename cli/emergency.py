@@ -12,9 +12,9 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from cli.render import Output, fields
+from cli.render import Output, fields, shown_ms
 from cli.session import Session
-from cli.views import checks_table
+from cli.views import checks_table, planned_fields
 from meshkit.errors import InvalidInput
 
 WAITS_FOR_CONSENT = 10
@@ -59,19 +59,62 @@ def check_asked(*, is_emergency: bool, reason: str, of_emergency: Mapping[str, A
 
 def preview_view(preview: Mapping[str, Any]) -> RenderableType:
     """Return what an emergency would do and lose, with what that means in plain words."""
-    loss = preview["loss"]
+    if preview.get("planned"):
+        return _planned_first_view(preview)
     head = fields(
         {
             "Group": preview["group"],
             "EMERGENCY": f"{preview['source']} -> {preview['target']}",
             "Epoch": f"{preview['epoch']} -> {preview['epoch_after']}",
-            "If it stopped now": loss["text"],
-            "Others": _others(loss),
+            **_emergency_fields(preview),
             "Takes the place of": preview.get("supersedes") or "-",
-            "Steps": ", ".join(preview.get("steps", ())),
         }
     )
     return Lines(head, warnings(preview), checks_table(preview["checks"]))
+
+
+def _planned_first_view(preview: Mapping[str, Any]) -> RenderableType:
+    """Return both parts in the order in which they would be tried."""
+    planned, source, target = preview["planned"], preview["source"], preview["target"]
+    budget = shown_ms(planned["pause_budget_ms"])
+    head = fields(
+        {
+            "Group": preview["group"],
+            "Planned first": f"{source} -> {target}",
+            "Epoch": f"{preview['epoch']} -> {preview['epoch_after']}",
+        }
+    )
+    if planned["refused"]:
+        failed = [c["name"] for c in planned["checks"] if not c["ok"] and not c["waived"]]
+        first = (
+            f"1. planned: cannot begin now ({', '.join(failed)}), so the emergency begins at once"
+        )
+    else:
+        first = (
+            f"1. planned, with the help of {source}: loses nothing, pauses writes {budget} at most"
+        )
+    second = "2. only if that fails before its pivot: EMERGENCY, and only with consent to the loss"
+    return Lines(
+        head,
+        Text(first, style="bold"),
+        fields(planned_fields(planned)),
+        checks_table(planned["checks"]),
+        Text(second, style="bold"),
+        fields(_emergency_fields(preview)),
+        warnings(preview),
+        checks_table(preview["checks"]),
+    )
+
+
+def _emergency_fields(preview: Mapping[str, Any]) -> dict[str, Any]:
+    loss = preview["loss"]
+    missing = "; ".join(loss["objections"])
+    return {
+        "If it stopped now": loss["text"],
+        "Consent": f"not enough: {missing}" if missing else "covers that",
+        "Others": _others(loss),
+        "Steps": ", ".join(preview.get("steps", ())),
+    }
 
 
 def _others(loss: Mapping[str, Any]) -> str:
@@ -138,7 +181,8 @@ def ask_consent(session: Session, failover: Mapping[str, Any]) -> dict[str, Any]
     tell_loss(session.output, loss)
     group = failover["group"]
     if not typed(group, f"Type {group} to accept that loss", yes=False):
-        session.output.note(f"not accepted; to give up: mesh failovers abort {failover['id']}")
+        session.output.note("not accepted: nothing moves")
+        tell_ways_on(session.output, failover)
         return None
     return consent(session, failover["id"], bound_of(shown(loss)))
 
@@ -148,7 +192,14 @@ def tell_waiting(output: Output, failover: Mapping[str, Any]) -> None:
     loss, failover_id = failover["emergency"]["loss"], failover["id"]
     output.note(f"{failover_id} waits for consent; {failover['source']} stays sealed meanwhile")
     tell_loss(output, loss)
-    output.note(f"to accept that: {approve_command(failover_id, loss)}")
+    tell_ways_on(output, failover)
+
+
+def tell_ways_on(output: Output, failover: Mapping[str, Any]) -> None:
+    """Tell both ways on from a loss that nobody has accepted yet."""
+    failover_id = failover["id"]
+    command = approve_command(failover_id, failover["emergency"]["loss"])
+    output.note(f"to accept that: {command}")
     output.note(f"to give up:     mesh failovers abort {failover_id}")
 
 

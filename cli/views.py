@@ -370,14 +370,21 @@ def preview_view(preview: Mapping[str, Any]) -> RenderableType:
             "Group": preview["group"],
             "From -> to": f"{preview['source']} -> {preview['target']}",
             "Epoch": f"{preview['epoch']} -> {preview['epoch_after']}",
-            "Lag": f"{shown_lag(preview.get('lag_ms'), preview.get('lag_error_ms'))}"
-            f" ({shown(preview.get('stream'))})",
-            "Writes pause": f"about {shown_ms(preview.get('pause_ms_predicted'))}"
-            f" (budget {shown_ms(preview.get('pause_budget_ms'))})",
-            "Steps": ", ".join(preview.get("steps", ())),
+            **planned_fields(preview),
         }
     )
     return Group(head, checks_table(preview["checks"]))
+
+
+def planned_fields(preview: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a planned failover would meet and do."""
+    return {
+        "Lag": f"{shown_lag(preview.get('lag_ms'), preview.get('lag_error_ms'))}"
+        f" ({shown(preview.get('stream'))})",
+        "Writes pause": f"about {shown_ms(preview.get('pause_ms_predicted'))}"
+        f" (budget {shown_ms(preview.get('pause_budget_ms'))})",
+        "Steps": ", ".join(preview.get("steps", ())),
+    }
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:

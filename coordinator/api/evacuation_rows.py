@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coordinator.api import views
+from coordinator.api.emergency_views import loss_view
 from coordinator.failover import machine
 from coordinator.failover.record import Failover
 from meshkit.codec import to_plain
@@ -106,4 +106,4 @@ def _loss(record: Failover) -> Json | None:
     emergency = record.emergency
     if emergency is None or emergency.loss is None:
         return None
-    return views.loss_view(emergency.loss, emergency.accept)
+    return loss_view(emergency.loss, emergency.accept)

@@ -121,6 +121,13 @@ def falls_back(record: Failover) -> bool:
     return record.fallback is not None and not record.authority_moved
 
 
+def was_planned_first(record: Failover) -> bool:
+    """Return whether a planned failover was asked for, with an emergency only if that fails."""
+    return record.fallback is not None or (
+        record.emergency is not None and bool(record.emergency.after_planned)
+    )
+
+
 def fallen_back(record: Failover, why: str) -> Failover:
     """Return the record as that of an emergency, before its first step is entered.
 
