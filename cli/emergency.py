@@ -12,9 +12,9 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
+from cli.preview_views import checks_table, planned_fields
 from cli.render import Output, fields, shown_ms
 from cli.session import Session
-from cli.views import checks_table, planned_fields
 from meshkit.errors import InvalidInput
 
 WAITS_FOR_CONSENT = 10

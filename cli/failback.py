@@ -56,7 +56,7 @@ def _both(session: Session, first: FirstPart, moving: Move) -> int:
 
     The answer holds for the epoch that was shown. Before anything moves the checks are asked again.
     """
-    from cli.views import preview_view
+    from cli.preview_views import preview_view
 
     path, asked = f"/v1/groups/{moving.group}/failovers", moving.body(dry_run=True)
     answer = session.run(lambda api: api.post(path, asked, is_change=False)).body

@@ -149,7 +149,7 @@ def watch(session: Session, failover: dict[str, Any], *, asks: bool = False) -> 
 
 def _consider(session: Session, request: Move, answer: dict[str, Any]) -> int | None:
     """Show what would happen and ask; return an exit code to stop with, None to go on."""
-    from cli.views import preview_view
+    from cli.preview_views import preview_view
 
     preview = answer.get("preview")
     if preview is None:
