@@ -95,7 +95,7 @@ SCHEMAS: Json = {
         state=_one_of(ClusterState),
         active_groups=TEXTS,
         health={"type": ["object", "null"]},
-        suspended={"type": ["object", "null"]},
+        suspended=_or_null("Suspended"),
         **_CLUSTER_SPEC,
     ),
     **ADOPT_SHAPES,
