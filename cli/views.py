@@ -338,12 +338,33 @@ def failover_view(failover: Mapping[str, Any]) -> RenderableType:
             "Reason": failover.get("reason"),
             "Change": failover.get("change_ticket"),
             "Waived": failover.get("waivers"),
+            **_emergency_fields(failover),
             **({"Happened": problem.get("happened")} if problem else {}),
             **({"State now": problem.get("state")} if problem else {}),
             **({"Next": problem.get("next")} if problem else {}),
         }
     )
     return Group(head, "", steps_table(failover["steps"]))
+
+
+def _emergency_fields(failover: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an emergency may lose, in the words in which the audit has it."""
+    emergency = failover.get("emergency")
+    if not emergency:
+        return {"Planned first": "yes"} if failover.get("planned_first") else {}
+    loss = emergency["loss"]
+    accepted = emergency["accepted"] or {}
+    bound = ", ".join(f"{name} {value}" for name, value in accepted.items() if value)
+    shown_fields = {
+        "Fence": emergency["fence"],
+        "May lose": loss["text"] if loss else None,
+        "Accepted": f"{bound} by {emergency['accepted_by'] or 'the request'}" if bound else None,
+        "After planned": emergency["after_planned"] or None,
+        "In place of": emergency["supersedes"],
+    }
+    if emergency["awaits_consent"]:
+        shown_fields["Waits for"] = f"consent: {'; '.join(loss['objections'])}"
+    return {name: value for name, value in shown_fields.items() if value}
 
 
 def steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:

@@ -103,6 +103,20 @@ def test_10_without_consent_it_waits_and_says_how_to_give_it(
     assert "mesh failovers abort f-1" in ran.err
 
 
+def test_what_it_may_lose_is_shown_with_who_accepted_it(mesh: Mesh, operator_env: FakeApi) -> None:
+    """Every way to ask what was lost gives the same words."""
+    told = state("advancing", waits=True)
+    told["emergency"] |= {"accepted": {"records": 5, "seconds": 9, "unknown": False}}
+    operator_env.on("GET /v1/failovers/f-1", told)
+
+    ran = mesh("failovers", "show", "f-1")
+
+    assert loss()["text"] in ran.out
+    assert "lease-expired" in ran.out
+    assert "records 5, seconds 9 by the request" in ran.out
+    assert "consent: up to 7 known records may be lost" in ran.out
+
+
 def test_consent_is_given_within_a_bound(mesh: Mesh, operator_env: FakeApi) -> None:
     path = "POST /v1/failovers/f-1/consent"
     operator_env.on(path, {"changed": True, "failover": state("succeeded")})
