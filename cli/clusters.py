@@ -185,7 +185,11 @@ def failback(session: Session, cluster: str | None, **options: Any) -> int:
 
 @clusters.command(short_help="Move the writes of every group away from CLUSTER.")
 @click.argument("cluster", shell_complete=complete.clusters)
-@click.option("--to", help="Move all to this cluster; else each to its first fit member.")
+@click.option(
+    "--to",
+    shell_complete=complete.clusters,
+    help="Move all to this cluster; else each to its first fit member.",
+)
 @click.option("--emergency", is_flag=True, help="CLUSTER is gone: what is not copied is lost.")
 @click.option(
     "--accept-loss",
