@@ -38,7 +38,7 @@ def of(kind: Json) -> str:
         case {"enum": values}:
             said = " or ".join("null" if each is None else f"`{each}`" for each in values)
         case {"type": list(types)}:
-            said = " or ".join(WORDS.get(each, each) for each in types)
+            said = " or ".join(_named(each) for each in types)
         case {"type": "array", "items": items}:
             said = f"list of {of(items)}"
         case {"properties": fields}:
@@ -46,10 +46,14 @@ def of(kind: Json) -> str:
         case {"additionalProperties": dict(values)}:
             said = f"object of {of(values)}"
         case _:
-            said = WORDS.get(kind.get("type", ""), kind.get("type", "anything"))
+            said = _named(kind.get("type", "anything"))
     return said
 
 
 def _referred(name: str) -> str:
     has_section = bool(SCHEMAS[name].get("properties"))
     return f"[{name}](#{name.lower()})" if has_section else of(SCHEMAS[name])
+
+
+def _named(kind: str) -> str:
+    return WORDS.get(kind, kind)
