@@ -61,11 +61,11 @@ bench: venv ## Run the benchmarks; they print ratios against a peer or a measure
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 sim: sim-seeds ## The whole mesh in virtual time, SEEDS=2000 FIRST_SEED=1; then seeded random programs.
-	MESH_PROGRAMS=1000 $(BIN)/python -m pytest -ra tests/model tests/mesh tests/replicator/test_streams_random.py \
+	MESH_PROGRAMS=5000 $(BIN)/python -m pytest -ra tests/model tests/mesh tests/replicator/test_streams_random.py \
 		tests/replicator/test_thousand_programs.py \
 		tests/fencing/test_chain.py $(SIM_ARGS)
 
-# What CI runs of it: the other half is in `make test`, with fewer programs.
+# What CI runs of it: of the other half `make test` runs 1,000 programs.
 sim-seeds: venv
 	$(BIN)/python -m chaos.sim --seeds $(SEEDS) --first-seed $(FIRST_SEED)
 

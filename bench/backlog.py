@@ -12,8 +12,11 @@ from pathlib import Path
 import attrs
 
 from bench.busy import Busy, of_sandbox
+from bench.disk import Disk
 from bench.report import Line
-from cli.sandbox.etcd import EtcdProcess, free_port
+from bench.writing import Load, Writing
+from cli.sandbox.etcd import EtcdProcess
+from cli.sandbox.ports import free_port
 from cli.sandbox.sandbox import Sandbox
 from meshkit.codec import canonical
 from meshkit.etcd_binary import find_etcd
@@ -25,7 +28,6 @@ RECORDS = 100_000
 RECORDS_SMOKE = 3_000
 VALUE = b"v" * 256
 PREFIX = b"/orders/"
-WRITERS = 64
 PEER_S = 15.0
 POLL_S = 0.02
 LEVEL_OPERATIONS = 60
@@ -103,7 +105,7 @@ def _etcd(directory: Path, name: str) -> EtcdProcess:
 
 
 def _key(number: int) -> bytes:
-    return PREFIX + f"{number:012d}".encode()
+    return Load(prefix=PREFIX, count=0, rate=0, value_bytes=len(VALUE)).key(number)
 
 
 async def _through_mesh(sandbox: Sandbox, records: int) -> Passage:
@@ -111,27 +113,22 @@ async def _through_mesh(sandbox: Sandbox, records: int) -> Passage:
     try:
         for replicator in sandbox.replicators["b"]:
             await asyncio.to_thread(replicator.stop)
-        await _fill(source, records)
+        await _fill(sandbox, records)
         before = (await target.status()).revision
         for replicator in sandbox.replicators["b"]:
             replicator.start()
-        busy = Busy(of_sandbox(sandbox))
+        busy, disk = Busy(of_sandbox(sandbox)), Disk(sandbox)
         passage = await _timed(target, records, busy)
-        why = f"{busy.why()}; {busy.per(records, 'record')}"
+        why = f"{busy.why()}; {busy.per(records, 'record')}; {disk.why()}"
         transactions = (await target.status()).revision - before
         return attrs.evolve(passage, transactions=transactions, why=why)
     finally:
         await asyncio.gather(source.close(), target.close())
 
 
-async def _fill(source: Store, records: int) -> None:
-    numbers = iter(range(records))
-
-    async def write() -> None:
-        for number in numbers:
-            await source.commit(Txn(operations=(Put(_key(number), VALUE),)))
-
-    await asyncio.gather(*(write() for _ in range(WRITERS)))
+async def _fill(sandbox: Sandbox, records: int) -> None:
+    load = Load(prefix=PREFIX, count=records, rate=0, value_bytes=len(VALUE))
+    await (await Writing.begin(sandbox.etcd_config("a"), load)).end()
 
 
 async def _count(store: Store) -> int:

@@ -55,18 +55,18 @@ class Busy:
 
     def again(self) -> None:
         """Begin anew."""
-        own = {"this benchmark": [os.getpid()]}
-        self._before = {n: sum(map(cpu_s, pids)) for n, pids in {**self.pids, **own}.items()}
+        self._before = self._spent_s()
         self._began = time.monotonic()
 
     def cores(self) -> dict[str, float]:
         """Return how many cores each has kept busy, on average."""
         took_s = max(1e-9, time.monotonic() - self._began)
-        own = {"this benchmark": [os.getpid()]}
-        return {
-            name: (sum(map(cpu_s, pids)) - self._before[name]) / took_s
-            for name, pids in {**self.pids, **own}.items()
-        }
+        return {n: (s - self._before[n]) / took_s for n, s in self._spent_s().items()}
+
+    def _spent_s(self) -> dict[str, float]:
+        spent = {name: sum(map(cpu_s, pids)) for name, pids in self.pids.items()}
+        # With the processes that it has started and waited for.
+        return {**spent, "this benchmark": sum(os.times()[:4])}
 
     def per(self, count: int, what: str) -> str:
         """Say how much CPU time all of them took for each of `count` things."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from bench.busy import Busy, of_sandbox
+from bench.disk import Disk
 from bench.report import Line
 from cli.sandbox.etcd import EtcdProcess
 from cli.sandbox.sandbox import Sandbox
@@ -114,9 +115,9 @@ async def _pass(sandbox: Sandbox, numbers: list[int], *, keys: int) -> Pass:
         timing = asyncio.ensure_future(_timed(target, Revision(before + 1)))
         for replicator in sandbox.replicators["b"]:
             replicator.start()
-        busy = Busy(of_sandbox(sandbox))
+        busy, disk = Busy(of_sandbox(sandbox)), Disk(sandbox)
         seconds = await asyncio.wait_for(timing, WITHIN_S)
-        why = f"{busy.why()}; {busy.per(keys, 'key')}"
+        why = f"{busy.why()}; {busy.per(keys, 'key')}; {disk.why()}"
         found = await target.range(prefix_range(PREFIX), count_only=True)
         assert found.count == keys, f"{found.count} of {keys} keys arrived"
         return Pass(seconds=seconds, keys_written=await _written(target, before), why=why)

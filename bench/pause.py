@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from pathlib import Path
+from typing import Any, cast
 
 from bench.busy import Busy, of_sandbox
+from bench.disk import Disk
+from bench.pauses import phases_of, told
 from bench.report import Line, quantile, write_series
-from chaos.planned import loaded
+from chaos.history import longest_gap
+from chaos.planned import Load, loaded
 from cli.sandbox.sandbox import Sandbox
 
 FAILOVERS = 100
@@ -24,11 +29,12 @@ async def run(smoke: bool) -> list[Line]:
         sandbox = Sandbox.create(Path(directory) / "sandbox", timing="fast")
         await sandbox.start()
         try:
-            busy = Busy(of_sandbox(sandbox))
-            gaps, lost = await _move_round(sandbox, count)
-            why = busy.why()
+            busy, disk = Busy(of_sandbox(sandbox)), Disk(sandbox)
+            pauses, lost = await _move_round(sandbox, count)
+            why = f"{told(pauses)}; {disk.why()}; {busy.why()}"
         finally:
             await sandbox.stop()
+    gaps = [sum(phases.values()) for phases in pauses]
     write_series("P3-pauses", gaps)
     enough = None if smoke else True
     p50, p99 = quantile(gaps, 0.5), quantile(gaps, 0.99)
@@ -62,7 +68,8 @@ async def run(smoke: bool) -> list[Line]:
     ]
 
 
-async def _move_round(sandbox: Sandbox, count: int) -> tuple[list[float], list[str]]:
+async def _move_round(sandbox: Sandbox, count: int) -> tuple[list[dict[str, float]], list[str]]:
+    """Return each pause by its phases, and the checks that were not passed."""
     clusters = sandbox.spec.clusters
     async with loaded(sandbox, guarded=1, bare=0, interval_s=WRITE_INTERVAL_S) as load:
         await asyncio.sleep(1)
@@ -71,4 +78,18 @@ async def _move_round(sandbox: Sandbox, count: int) -> tuple[list[float], list[s
             await asyncio.sleep(BETWEEN_S)
         await load.stop_writers()
         verdicts = await load.verdicts(acknowledged_min=count)
-        return [gap.ms for gap in load.pauses()], [v.check for v in verdicts if not v.is_valid]
+        return _pauses(load), [v.check for v in verdicts if not v.is_valid]
+
+
+def _pauses(load: Load) -> list[dict[str, float]]:
+    acknowledged = load.history.acknowledged()
+    # The client's times are of the monotonic clock, those of steps of the wall clock.
+    to_wall_ms = time.time_ns() / 1e6 - time.monotonic_ns() / 1e6
+    found = []
+    for move in load.moves:
+        gap = longest_gap(acknowledged, from_ns=move.began_ns, to_ns=move.ended_ns)
+        if move.phase == "succeeded" and gap is not None:
+            begun_ms, ended_ms = gap.from_ns / 1e6 + to_wall_ms, gap.to_ns / 1e6 + to_wall_ms
+            steps = cast("list[dict[str, Any]]", move.failover["steps"])
+            found.append(phases_of(steps, from_ms=begun_ms, to_ms=ended_ms))
+    return found

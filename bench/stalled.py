@@ -15,7 +15,9 @@ from pathlib import Path
 import attrs
 
 from bench.busy import Busy, of_sandbox
+from bench.disk import Disk
 from bench.report import Line, quantile
+from bench.writing import Load, Writing
 from cli.sandbox.process import MeshProcess
 from cli.sandbox.sandbox import Sandbox
 from meshkit.store.port import Store
@@ -23,10 +25,9 @@ from meshkit.store.txn import Put, Txn
 
 RATE, RATE_SMOKE = 2_000, 200
 SECONDS, SECONDS_SMOKE = 60.0, 3.0
-VALUE = b"v" * 1024
+VALUE_BYTES = 1024
 PREFIX = b"/orders/"
 KEYS = 20_000
-WRITERS = 64
 SAMPLE_S = 0.25
 POLL_S = 0.02
 COME_BACK_S = 300.0
@@ -131,11 +132,18 @@ async def _stall(
     peaks = Peaks()
     sampling = asyncio.create_task(peaks.watch(sandbox))
     sandbox.etcd(STALLED).pause()
-    busy = Busy(of_sandbox(sandbox))
-    began = time.perf_counter()
-    write_ms = await _write(stores[SOURCE], rate=rate, seconds=seconds)
-    written_s = time.perf_counter() - began
-    writing = f"writing: {busy.why()}"
+    load = Load(
+        prefix=PREFIX,
+        count=int(rate * seconds),
+        rate=rate,
+        value_bytes=VALUE_BYTES,
+        keys=KEYS,
+        seconds=seconds,
+    )
+    busy, disk = Busy(of_sandbox(sandbox)), Disk(sandbox, (SOURCE, BESIDE))
+    writing = await Writing.begin(sandbox.etcd_config(SOURCE), load)
+    written = await writing.end()
+    why = f"writing: {busy.why()}; {disk.why()}"
     last = await _mark(stores[SOURCE], "last")
     beside_s = await _visible(stores, last, (BESIDE,))
     busy.again()
@@ -145,34 +153,13 @@ async def _stall(
     await asyncio.gather(sampling, return_exceptions=True)
     return Stall(
         peaks=peaks,
-        rate=len(write_ms) / written_s,
-        write_ms=write_ms,
+        rate=written.rate,
+        write_ms=written.took_ms,
         beside_s=beside_s,
-        backlog=len(write_ms) + 1,
+        backlog=len(written.sent_ns) + 1,
         catch_up_s=catch_up_s,
-        why=f"{writing}; catching up: {busy.why()}",
+        why=f"{why}; catching up: {busy.why()}",
     )
-
-
-async def _write(source: Store, *, rate: int, seconds: float) -> list[float]:
-    """Write at a rate, or as fast as the source takes it; return what each write took."""
-    numbers = iter(range(int(rate * seconds)))
-    took_ms: list[float] = []
-    began = time.perf_counter()
-
-    async def write() -> None:
-        for number in numbers:
-            if time.perf_counter() > began + seconds:
-                return
-            if (wait := began + number / rate - time.perf_counter()) > 0:
-                await asyncio.sleep(wait)
-            key = PREFIX + f"{number % KEYS:06d}".encode()
-            sent = time.perf_counter()
-            await source.commit(Txn(operations=(Put(key, VALUE),)))
-            took_ms.append((time.perf_counter() - sent) * 1000)
-
-    await asyncio.gather(*(write() for _ in range(WRITERS)))
-    return took_ms
 
 
 async def _mark(source: Store, name: str) -> bytes:

@@ -42,6 +42,12 @@ def automatic_fields(group: Mapping[str, Any]) -> dict[str, Any]:
     return lines
 
 
+def keeping_fields(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what becomes of writes without the coordination etcd, where they may go on."""
+    text = (group.get("on_coordination_loss") or {}).get("text")
+    return {"If cut off": text} if text else {}
+
+
 def _reason(reason: Mapping[str, Any]) -> str:
     until = f" (until {shown_time(reason['until_ms'])})" if reason["until_ms"] else ""
     return f"{reason['obstacle']}: {reason['detail']}{until}"

@@ -171,10 +171,12 @@ def shown_ms(duration_ms: float | None) -> str:
 
 
 def shown_lag(lag_ms: int | None, error_ms: int | None) -> str:
-    """Return a lag with its error bound; `unknown` when nobody knows."""
+    """Return a lag with its error bound, or that it is at least so much; else `unknown`."""
     if lag_ms is None:
         return "unknown"
-    return shown_ms(lag_ms) + (f" ±{shown_ms(error_ms)}" if error_ms is not None else "")
+    if error_ms is None:
+        return f"at least {shown_ms(lag_ms)}"
+    return f"{shown_ms(lag_ms)} ±{shown_ms(error_ms)}"
 
 
 def shown_time(at_ms: int | None, *, now_ms: int | None = None) -> str:

@@ -20,24 +20,28 @@ def replication() -> None:
 
 @replication.command()
 @click.option("--group", "-g", shell_complete=complete.groups, help="Only the streams of a group.")
-@click.option("--check", is_flag=True, help="Fail unless every stream is streaming. For monitors.")
+@click.option(
+    "--check", is_flag=True, help="Fail unless everything is streaming in step. For monitors."
+)
 @watch_option
 @with_session
 def status(session: Session, group: str | None, check: bool, every_ms: int | None) -> None:
     """Show every stream: state, position and lag.
 
-    Lag is the age of the oldest record the target has not applied; `unknown` is never shown as 0.
+    Lag is the age of the oldest record the target has not applied, in whatever group; `unknown` is
+    never shown as 0. Groups out of step are named with the reason and with their own lag, what is
+    paused below. With --group, --check judges that group alone.
     """
-    from cli.views import streams_table
+    from cli.stream_views import streams_view
 
     query = {"group": group} if group else {}
     body = session.show(
         lambda api: api.get("/v1/replication", **query),
-        lambda body: streams_table(body["streams"]),
+        streams_view,
         every_ms=every_ms,
     )
     if check:
-        _check(body["streams"])
+        _check(body["streams"], group)
 
 
 @replication.command()
@@ -75,6 +79,28 @@ def replay(session: Session, group: str, **options: Any) -> int:
     from cli import replaying
 
     return replaying.replay(session, replaying.Asked(group=group, **options))
+
+
+@replication.command()
+@click.argument("group", shell_complete=complete.groups)
+@click.option("--cluster", shell_complete=complete.clusters, help="Only the copy of a cluster.")
+@with_session
+def foreign(session: Session, group: str, cluster: str | None) -> int:
+    """List what was written to passive copies of a group beside MeshKit.
+
+    All are counted, the last 20 of each copy are listed; they stay until the copy is made anew
+    (mesh replication verify GROUP --repair) or its cluster becomes active. Fails (exit code 1) if
+    a cluster does not answer: then nobody knows what was written there.
+    """
+    from cli.stream_views import foreign_table
+
+    query = {"cluster": cluster} if cluster else {}
+    body = session.run(lambda api: api.get(f"/v1/groups/{group}/foreign", **query))
+    session.output.result(body, lambda: foreign_table(body["clusters"]))
+    unknown = [copy for copy in body["clusters"] if copy["problem"]]
+    for copy in unknown:
+        session.output.note(f"unknown what was written at {copy['cluster']}: {copy['problem']}")
+    return 1 if unknown else 0
 
 
 @replication.command()
@@ -121,8 +147,19 @@ def _told(done: Mapping[str, Any]) -> str:
     return f"{'' if done['changed'] else 'no change: '}paused now: {paused}"
 
 
-def _check(streams: list[dict[str, Any]]) -> None:
-    late = [s for s in streams if s["state"] != "streaming" or s["groups_out_of_step"]]
+def _check(streams: list[dict[str, Any]], group: str | None) -> None:
+    late = [(s, why) for s in streams if (why := _late(s, group))]
     if late:
-        names = ", ".join(f"{s['source']} -> {s['target']} ({s['state']})" for s in late)
+        names = ", ".join(f"{s['source']} -> {s['target']} ({why})" for s, why in late)
         raise MeshError(f"not every stream is streaming in step: {names}")
+
+
+def _late(stream: dict[str, Any], group: str | None) -> str:
+    """Return what is wrong with a stream, or with one group of it; nothing if it is well."""
+    behind = {one["group"]: one["why"] for one in stream.get("behind") or ()}
+    out = [g for g in stream["groups_out_of_step"] if group in {None, g}]
+    whys = [f"{g}: {behind.get(g, 'reconciling')}" for g in out]
+    state = stream["state"]
+    if group is not None and stream.get("in_step"):
+        state = stream["in_step"]["state"]
+    return "; ".join([*([state] if state != "streaming" else []), *whys])

@@ -14,6 +14,7 @@ from meshkit.codec import to_plain
 from meshkit.errors import InvalidConfig
 from meshkit.model import (
     ClusterIntent,
+    CoordinationLoss,
     FailoverMode,
     FailoverPolicy,
     Fidelity,
@@ -65,6 +66,7 @@ class PolicySpec:
     verify_every_ms: int | None = None
     leases: LeasePolicy | None = None
     fidelity: Fidelity | None = None
+    on_coordination_loss: CoordinationLoss | None = None
     failover: FailoverMode | None = None
     automatic_after_ms: int | None = attrs.field(default=None, validator=_above(0))
     automatic_cool_down_ms: int | None = attrs.field(default=None, validator=_above(-1))

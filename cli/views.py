@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from cli.automatic_views import automatic_fields
+from cli.automatic_views import automatic_fields, keeping_fields
 from cli.group_words import last_failover
 from cli.rejoin_views import quarantined_fields
 from cli.render import (
@@ -22,6 +22,7 @@ from cli.render import (
     took_ms,
     word,
 )
+from cli.stream_views import copied
 
 
 def clusters_table(clusters: Sequence[Mapping[str, Any]]) -> Table:
@@ -120,7 +121,7 @@ def topology(group: Mapping[str, Any]) -> Table:
                 word(c.get("fence")),
                 c.get("fence_epoch"),
                 c.get("permit"),
-                f"no: {_copied(c['copy'])}" if c.get("copy") else c.get("in_step"),
+                _in_step(c),
                 word(c["stream"]) if c.get("stream") else None,
                 None if c.get("active") else shown_lag(c.get("lag_ms"), c.get("lag_error_ms")),
                 c.get("problem"),
@@ -128,6 +129,11 @@ def topology(group: Mapping[str, Any]) -> Table:
             for c in group["clusters"]
         ),
     )
+
+
+def _in_step(member: Mapping[str, Any]) -> Any:
+    why = copied(member["copy"]) if member.get("copy") else member.get("out_of_step")
+    return f"no: {why}" if why else member.get("in_step")
 
 
 def group_view(group: Mapping[str, Any]) -> RenderableType:
@@ -143,6 +149,7 @@ def group_view(group: Mapping[str, Any]) -> RenderableType:
             "Last failover": last_failover(group.get("last_failover")),
             **quarantined_fields(group),
             **automatic_fields(group),
+            **keeping_fields(group),
             "Problem": group.get("problem"),
         }
     )
@@ -160,72 +167,6 @@ def group_view(group: Mapping[str, Any]) -> RenderableType:
         ),
     )
     return Group(head, "", topology(group), "", promoted)
-
-
-def streams_table(streams: Sequence[Mapping[str, Any]]) -> Table:
-    """Return `mesh replication status`; what is not known says so, and is never 0."""
-    return table(
-        (
-            *("STREAM", "GROUPS", "STATE", ">EPOCH", ">HEAD", ">APPLIED", ">LAG", ">RECORDS"),
-            *(">BYTES", ">RATE", ">HISTORY", "OUT OF STEP", "LAST VERIFY", "PROBLEM"),
-        ),
-        (
-            (
-                f"{s['source']} -> {s['target']}",
-                s.get("groups"),
-                word(s.get("state")),
-                _epochs(s),
-                _known(s.get("head")),
-                _known(s.get("applied")),
-                shown_lag(s.get("lag_ms"), s.get("lag_error_ms")),
-                _known(s.get("records")),
-                _known(s.get("bytes"), shown_bytes),
-                _known(s.get("records_per_second"), lambda rate: f"{rate:.0f}/s"),
-                _known(s.get("headroom_ms"), shown_ms),
-                _out_of_step(s),
-                [_verified(result) for result in s.get("last_verify", ())] or "never",
-                s.get("problem"),
-            )
-            for s in streams
-        ),
-    )
-
-
-def _out_of_step(stream: Mapping[str, Any]) -> list[str]:
-    """Return which groups are out of step, and of those that are copied how far that is."""
-    copies = {copy["group"]: copy for copy in stream.get("copies") or ()}
-    return [
-        f"{group}: {_copied(copies[group])}" if group in copies else group
-        for group in stream.get("groups_out_of_step") or ()
-    ]
-
-
-def _copied(copy: Mapping[str, Any]) -> str:
-    total = copy["keys_total"]
-    percent = 100 * copy["keys_done"] // total if total else 0
-    return f"{percent}% of {total:,} keys copied, {shown_bytes(copy['bytes_sent'])} sent"
-
-
-def _known(value: Any, form: Callable[[Any], str] = str) -> str:
-    return "unknown" if value is None else form(value)
-
-
-def _epochs(stream: Mapping[str, Any]) -> str:
-    """Return the epochs that flow there: one number if they are all equal."""
-    epochs = stream.get("epochs") or {}
-    if len(set(epochs.values())) == 1:
-        return str(next(iter(epochs.values())))
-    return ", ".join(f"{group} {epoch}" for group, epoch in sorted(epochs.items())) or "unknown"
-
-
-def _verified(result: Mapping[str, Any]) -> str:
-    return f"{result['group']} {_outcome(result)} {shown_time(result.get('ended_ms'))}"
-
-
-def _outcome(result: Mapping[str, Any]) -> str:
-    if result["outcome"] == "different":
-        return f"{result['differing']} differ"
-    return str(result["outcome"])
 
 
 def verify_table(verifications: Sequence[Mapping[str, Any]]) -> Table:

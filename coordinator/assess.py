@@ -102,6 +102,7 @@ class Assessor:
             pause_ms_last=pause_ms(last) if last else None,
             automation=mesh.automation,
             pauses=mesh.pauses,
+            pact=mesh.pacts.get(group),
             copy=Standing(
                 request=mesh.verifies.get((target, group)),
                 result=mesh.verified.get((target, group)),

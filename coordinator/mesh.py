@@ -27,6 +27,7 @@ from meshkit.model import (
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT, Revision
 from meshkit.pauses import AutomationPause, ReplicationPause
+from meshkit.promises import Pact
 from meshkit.status import ClusterHealth, StreamStatus
 from meshkit.store.port import Commits, Store
 from meshkit.store.txn import Committed, Get, KeyValue, Txn, prefix_range
@@ -71,6 +72,8 @@ class Mesh:
     """The newest incarnation that an operator had begun for each region's etcd."""
     incarnation: CoordinationIncarnation = attrs.field(factory=CoordinationIncarnation)
     incarnation_revision: Revision = ABSENT
+    pacts: Mapping[GroupName, Pact] = attrs.field(factory=dict)
+    """Of groups whose writes may go on by promise: who may be promoted (4.1 rule 4)."""
     reported: Mapping[ClusterName, Revision] = attrs.field(factory=dict)
     """The mod revisions of `health`: which report of a cluster this is."""
 
@@ -107,9 +110,10 @@ async def read_mesh(store: Store) -> Mesh:
     gets += [Get(Keys.incarnation), Get(*prefix_range(Keys.verifies))]
     gets += [Get(Keys.automation_pause), Get(*prefix_range(Keys.pauses))]
     gets += [Get(*prefix_range(Keys.suspensions)), Get(*prefix_range(Keys.adoptions))]
+    gets.append(Get(*prefix_range(Keys.pacts)))
     revision, reads = await read_at_once(store, tuple(gets))
     clusters, groups, authorities, routings, seals, statuses, *others = reads
-    incarnation, verifies, automation, pauses, suspensions, adoptions = others
+    incarnation, verifies, automation, pauses, suspensions, adoptions, pacts = others
     health, streams = _statuses(statuses)
     reports = {item.key: item.mod_revision for item in statuses}
     return Mesh(
@@ -127,6 +131,7 @@ async def read_mesh(store: Store) -> Mesh:
         suspensions={s.record.cluster: s for s in _all(Suspension, suspensions)},
         adoptions={s.record.cluster: s for s in _all(Adoption, adoptions)},
         automation=decode(AutomationPause, automation[0].value) if automation else None,
+        pacts={s.record.group: s.record for s in _all(Pact, pacts)},
         pauses=tuple(seen.record for seen in _all(ReplicationPause, pauses)),
         incarnation=(
             decode(CoordinationIncarnation, incarnation[0].value)

@@ -10,22 +10,29 @@ import structlog
 from coordinator.assess import Assessor
 from coordinator.failover.evidence import statement
 from coordinator.failover.loss import FenceStatus
-from coordinator.failover.machine import FenceEnded, LossStated
+from coordinator.failover.machine import FenceEnded, LossStated, TimedOut
 from coordinator.failover.record import Failover
 from coordinator.failover.repository import FailoverRepository
+from coordinator.governance.preflight import PROMISES
 from coordinator.governance.rescue_checks import rescue_preview
 from coordinator.lookout import Lookout, permit_ended_ms
-from coordinator.mesh import read_mesh
+from coordinator.mesh import read_at_once, read_mesh
 from meshkit.clock import Clock
 from meshkit.codec import decode
 from meshkit.commands import Command, CommandStep
 from meshkit.errors import Compacted, Conflict, CorruptRecord
 from meshkit.keys import CoordinationKeys as Keys
 from meshkit.names import ClusterName, GroupName
+from meshkit.promises import Pact
 from meshkit.status import ClusterHealth, LogHead
 from meshkit.store.port import Store
+from meshkit.store.txn import Get
 
 _log = structlog.get_logger()
+
+
+def _is_asked(record: Failover, pact: Pact) -> bool:
+    return record.target in pact.members or PROMISES in record.waivers
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -46,15 +53,29 @@ class Rescue:
         failed = rescue_preview(situation, waivers=record.waivers).failed
         return "; ".join(f"{check.name}: {check.detail}" for check in failed)
 
-    async def fence_ended(self, record: Failover) -> FenceEnded | None:
+    async def fence_ended(self, record: Failover) -> FenceEnded | TimedOut | None:
         """Return how surely the source is fenced though it did not answer; None to wait on.
 
         Read after the seal was put: a holder that is missing then cannot come back, and no permit
-        outlives it (`fencing/chain.py`).
+        outlives it (`fencing/chain.py`), unless the group has a pact: nor can that be made then.
         """
         assert record.emergency is not None, "only an emergency fences by a seal"
-        holder = await self.store.get(Keys.holder(record.group))
-        if holder is None:
+        gets = (Get(Keys.holder(record.group)), Get(Keys.pact(record.group)))
+        _, (holder, found) = await read_at_once(self.store, gets)
+        pact = decode(Pact, found[0].value) if found else None
+        if pact is not None and not _is_asked(record, pact):
+            assert record.awaiting is not None, "the fence is awaited"
+            detail = f"{pact.cluster} may go on without the promise of {record.target}"
+            return TimedOut(revision=record.awaiting.revision, detail=detail)
+        if pact is not None and not holder:
+            return FenceEnded(
+                fence=FenceStatus.UNKNOWN,
+                detail=(
+                    f"the proof of life of {record.source} has run out, which proves nothing here:"
+                    f" {pact.cluster} goes on while every other member promises not to open"
+                ),
+            )
+        if not holder:
             ended_ms = permit_ended_ms(
                 self.lookout.sight(record.source, record.group),
                 ended_ms=self.clock.now_ms(),

@@ -8,33 +8,39 @@ region is alive**. Why it holds:
 * A regional renewal arrives while the lease still lives, that is less than `Tr` after the
   acknowledgement before it, and lasts `Tr`. The beat comes *before* that renewal, so it hangs on
   the same bound; a gate that closes `Tr` after a beat closes no later than the permit may end.
-* A coordination renewal of unknown outcome may simply be repeated: a stray one only makes the
-  *outer* lease last longer, and nothing regional follows but after an acknowledged one. That is
-  how a leader change of the coordination etcd is ridden out (S23).
+* A coordination renewal of unknown outcome may be repeated (S23): a stray one only makes the
+  *outer* lease last longer, and nothing regional follows but after an acknowledged one.
 * A regional renewal of unknown outcome may arrive late, when nothing justifies it. So that lease
   is never used again: a new one is granted, and only after the *next* acknowledged round the
   permits are moved onto it, in a transaction that does not change what they say. The same is done
   on taking over, because a predecessor that was stopped may still send its last renewal.
-* New regional leases are granted before the round that justifies what is put on them (S24). So
-  what hangs there ends less than `Tr` after that round unless a later one renews it.
+* New regional leases are granted before the round that justifies what is put on them (S24): that
+  ends less than `Tr` after that round unless a later one renews it.
 * A permit may only be put on the lease that `permit_lease` returned. A sealed group that was held
   but has no permit yet may have one on its way; the lease it would hang on is then given up too.
+
+While the coordination etcd is silent groups may go on by promise, with a chain of their own
+(`fencing/keeping.py`). What was confirmed before that acted is void.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from typing import TypeVar
 
 import attrs
 import structlog
 
 from fencing import chain_txns as txns
+from fencing.beating import Beats
 from fencing.chain_calls import ChainCalls
+from fencing.chain_groups import ChainGroups
 from fencing.chain_state import ChainState
+from fencing.keeping import Keeping, Promises
 from fencing.lease import Lease, live_id
 from fencing.obedience import Obedience
-from fencing.patience import Signal, within
+from fencing.patience import Signal
 from fencing.term import Term
 from fencing.timing import Timing, check_granted
 from meshkit.clock import Clock
@@ -44,19 +50,18 @@ from meshkit.errors import (
     MeshError,
     OutcomeUnknown,
     Refused,
-    RevisionConflict,
     TermEnded,
     Unreachable,
 )
-from meshkit.keys import CoordinationKeys
 from meshkit.model import Authority
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import Epoch, LeaseId, Revision
-from meshkit.regional import Beat, ChainLeases
+from meshkit.ordinals import LeaseId, Revision
+from meshkit.regional import ChainLeases
 from meshkit.store.port import Store
-from meshkit.store.txn import Committed
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _RETRY_MS = 100
 
@@ -79,14 +84,19 @@ class Chain:
     clock: Clock
     obey: Callable[[], Coroutine[None, None, None]]
     on_sealed: Callable[[GroupName], Coroutine[None, None, None]]
+    promises: Promises | None = None
+    """By which groups with a pact go on while the coordination etcd is silent."""
     _calls: ChainCalls = attrs.field(init=False)
     _obedience: Obedience = attrs.field(init=False)
     _outer: Lease | None = attrs.field(default=None, init=False)
     _inner: Lease | None = attrs.field(default=None, init=False)
     _inner_granted_at_ms: int = attrs.field(default=0, init=False)
     _confirmed_at_ms: int = attrs.field(default=0, init=False)
-    _beat_revision: Revision | None = attrs.field(default=None, init=False)
-    _held: dict[GroupName, Epoch] = attrs.field(factory=dict, init=False)
+    _confirmed_after_acts: int = attrs.field(default=0, init=False)
+    _beats: Beats = attrs.field(init=False)
+    _keeping: Keeping = attrs.field(init=False)
+    _tasks: asyncio.TaskGroup | None = attrs.field(default=None, init=False)
+    _groups: ChainGroups = attrs.field(init=False)
     _is_handing_over: bool = attrs.field(default=False, init=False)
     _rounds: int = attrs.field(default=0, init=False)
     _round_ms: int | None = attrs.field(default=None, init=False)
@@ -109,6 +119,17 @@ class Chain:
             clock=self.clock,
             on_done=self._due.notify,
         )
+        cluster, calls = self.cluster, self._calls
+        self._groups = ChainGroups(cluster=cluster, calls=calls, on_sealed=self.on_sealed)
+        self._beats = Beats(calls=calls, replicator=self.replicator)
+        self._keeping = Keeping(
+            cluster=cluster,
+            calls=calls,
+            promises=self.promises,
+            obedience=self._obedience,
+            beats=self._beats,
+            on_act=self._give_up_inner,
+        )
 
     # --- what others ask -----------------------------------------------------------------------
 
@@ -126,9 +147,16 @@ class Chain:
 
     def problem(self) -> str:
         """Return what is wrong, or nothing."""
+        if self.kept:
+            return f"writes of {', '.join(self.kept)} go on by promise: {self._problem}"
         if not self._problem and self.current_lease() is None:
             return "the regional lease has run out by our clock"
         return self._problem
+
+    @property
+    def kept(self) -> tuple[GroupName, ...]:
+        """The groups whose writes go on by promise now."""
+        return tuple(sorted(self._keeping.kept))
 
     def current_lease(self) -> LeaseId | None:
         """Return the regional lease, or None while none is certainly alive."""
@@ -168,17 +196,15 @@ class Chain:
         while self.current_leases() is None:
             await self._changed.wait()
         while (leases := self.current_leases()) is not None:
-            await self._hold(authority, revision, leases.coordination)
+            await self._groups.hold(authority, revision, leases.coordination)
             if self._inner is not None and self._inner.lease_id == leases.regional:
                 return leases.regional
         raise Refused("the leases ran out while the authority was confirmed")
 
     async def release(self, group: GroupName) -> None:
         """Delete the group's holder, if it hangs on our lease. Its permit must be gone."""
-        self._held.pop(group, None)
-        item = await self.coordination.get(CoordinationKeys.holder(group))
-        if item is not None and self._outer is not None and item.lease == self._outer.lease_id:
-            await self.coordination.commit(txns.release(item))
+        lease = self._outer.lease_id if self._outer is not None else None
+        await self._groups.release(group, lease=lease)
 
     async def run(self) -> None:
         """Go round until the term ends or `hand_over` was called. Cancelling leaves the leases.
@@ -187,8 +213,9 @@ class Chain:
             TermEnded: another replicator leads, or may.
             InvalidConfig: (in a group) the TTLs etcd granted do not fit each other.
         """
-        self._confirmed_at_ms = self._calls.regional_heard_at_ms = self.clock.now_ms()
+        self._confirmed_at_ms = self._calls.regional_heard_at_ms = self._keeping.renewed()
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             rounds = tasks.create_task(self._run_rounds(tasks))
             lost = tasks.create_task(self.term.lost())
             await asyncio.wait({rounds, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -216,7 +243,7 @@ class Chain:
                 raise
             except MeshError as error:
                 self._note(str(error))
-                await self.clock.sleep_ms(_RETRY_MS)
+                await self._outside(self.clock.sleep_ms(_RETRY_MS))
                 continue
             self._rounds += 1
             self._round_ms = self.clock.now_ms() - began_at_ms
@@ -234,89 +261,64 @@ class Chain:
         await self._confirm()
         await self._obey_seals()
         if self._inner is None:
-            raise Refused("the regional lease is given up for a seal")
+            raise Refused("the regional lease is given up for a seal, or for promises")
         may_beat = self._obedience.lasts
         if may_beat:
             await self._beat(self._inner)
         else:
             self._obedience.begin_in(tasks)
         await self._renew_inner(self._inner)
+        self._keeping.release(tasks)
         return may_beat
+
+    async def _outside(self, work: Coroutine[None, None, T]) -> T:
+        """Wait for the coordination etcd; what goes on by promise does so meanwhile."""
+        return await self._keeping.during(work, self._tasks)
 
     async def _confirm(self) -> None:
         """Renew the coordination lease until that is acknowledged.
 
-        There is no limit of attempts: without an answer the permits end by themselves.
+        There is no limit of attempts: without an answer the permits end by themselves, or writes go
+        on by promise. A renewal that was sent before the last act of that justifies nothing.
 
         Raises:
-            LeaseLost: it has run out; so have the permits.
+            LeaseLost: it has run out; so have the permits that are not kept by promise.
         """
         assert self._outer is not None, "there is a coordination lease from the beginning on"
         while True:
-            await self._hear_region()
+            await self._calls.until_region_answers(self._note)
+            acts = self._keeping.acts
             try:
-                self._outer = await self._calls.renew_outer(self._outer.lease_id)
+                self._outer = await self._outside(self._renew_outer(self._outer.lease_id))
             except LeaseLost:
                 self._outer = None
                 raise
             except (OutcomeUnknown, Refused) as error:
                 self._note(f"coordination etcd: {error}")
-                await self.clock.sleep_ms(_RETRY_MS)
+                await self._outside(self.clock.sleep_ms(_RETRY_MS))
                 continue
-            self._confirmed_at_ms = self.clock.now_ms()
-            return
+            if acts == self._keeping.acts:
+                self._confirmed_after_acts = acts
+                return
 
-    async def _hear_region(self) -> None:
-        """Stop renewing the coordination lease while the region is silent (4.1 rule 3)."""
-        calls = self._calls
-        while self.clock.now_ms() - calls.regional_heard_at_ms >= self.timing.regional_ttl_ms:
-            try:
-                await calls.beat_revision()
-            except MeshError as error:
-                self._note(f"regional etcd: {error}")
-                await self.clock.sleep_ms(_RETRY_MS)
+    async def _renew_outer(self, lease_id: LeaseId) -> Lease:
+        renewed = await self._calls.renew_outer(lease_id)
+        self._confirmed_at_ms = self.clock.now_ms()
+        return renewed
 
     async def _obey_seals(self) -> None:
         """Leave no sealed permit on a lease that is about to be renewed (4.1 rule 2)."""
-        sealed = await self._calls.sealed()
-        if not sealed:
-            return
-        held = txns.sealed_among(self._held, sealed)
-        permits = await self._calls.permits()
-        for group in sorted(held | txns.sealed_among(permits.epochs, sealed)):
-            _log.warning("chain.sealed", group=group, cluster=self.cluster)
-            try:
-                await within(self.clock, self.timing.call_timeout_ms, self.on_sealed(group))
-            except MeshError as error:
-                _log.warning("chain.seal_not_obeyed", group=group, error=str(error))
-        permits = await self._calls.permits()
-        left = txns.sealed_among(permits.epochs, sealed)
-        if left:
-            items = [item for item in permits.items if txns.group_of(item.key) in left]
-            await self._calls.commit(txns.delete_permits(items))
-        for group in held:
-            self._held.pop(group, None)
-        if held:
-            # A permit that was justified before the seal may still be on its way to this lease.
+        if await self._groups.obey(await self._outside(self._calls.sealed())):
             self._inner = None
 
     async def _beat(self, inner: Lease) -> None:
-        if self._beat_revision is None:
-            self._beat_revision = await self._calls.beat_revision()
+        await self._beats.ready()
         self._require_fresh_confirmation()
-        beat = Beat(
-            replicator=self.replicator,
-            round=self._rounds,
-            regional_ttl_ms=self.timing.regional_ttl_ms,
-        )
-        txn = txns.beat(beat, lease=inner.lease_id, beat_revision=self._beat_revision)
-        self._beat_revision = None
         try:
-            committed = await self._calls.commit(txn)
+            await self._beats.put(inner.lease_id)
         except LeaseLost:
             self._inner = None
             raise
-        self._beat_revision = committed.revision
         self._obedience.prolong()
 
     async def _renew_inner(self, inner: Lease) -> None:
@@ -328,68 +330,60 @@ class Chain:
         except MeshError:
             self._inner = None
             raise
+        self._keeping.renewed()
 
     def _require_fresh_confirmation(self) -> None:
+        if self._confirmed_after_acts != self._keeping.acts:
+            raise Refused("writes went on by promise since the coordination lease was renewed")
         age_ms = self.clock.now_ms() - self._confirmed_at_ms
         if age_ms >= self.timing.regional_ttl_ms:
             raise Refused(f"stopped for {age_ms} ms after the coordination lease was renewed")
+
+    def _give_up_inner(self) -> None:
+        self._inner = None
 
     # --- beginning with new leases -------------------------------------------------------------
 
     async def _begin(self) -> None:
         """Adopt the coordination lease or grant one, grant a regional one, move the permits."""
-        self._obedience.reset()
         self._inner = None
-        stored, record_revision = await self._calls.stored_leases()
+        stored, revision = await self._calls.stored_leases()
         if self._outer is None and stored is not None:
-            self._outer = await self._calls.adopt_outer(stored.coordination)
+            self._outer = await self._outside(self._calls.adopt_outer(stored.coordination))
         if self._outer is None:
             self._outer = await self._begin_outer(stored)
-        self._held = await self._calls.held(self._outer.lease_id)
+        self._groups.held = await self._outside(self._calls.held(self._outer.lease_id))
+        kept, lease = self._keeping.kept, self._outer.lease_id
+        await self._outside(self._groups.hold_kept(kept, lease))
         inner = await self._calls.grant_inner()
         granted_at_ms = self.clock.now_ms()
-        check_granted(
-            self.timing,
-            coordination_ttl_s=self._outer.ttl_ms // 1000,
-            regional_ttl_s=inner.ttl_ms // 1000,
-        )
+        tc_s, tr_s = self._outer.ttl_ms // 1000, inner.ttl_ms // 1000
+        check_granted(self.timing, coordination_ttl_s=tc_s, regional_ttl_s=tr_s)
         await self._confirm()
         await self._obey_seals()
         leases = ChainLeases(coordination=self._outer.lease_id, regional=inner.lease_id)
         permits = await self._calls.permits()
         self._require_fresh_confirmation()
-        await self._calls.commit(
-            txns.begin(permits, keep=self._held, leases=leases, record_revision=record_revision)
-        )
+        self._obedience.reset()
+        held = self._groups.held
+        txn = txns.begin(permits, keep=held, leases=leases, record_revision=revision)
+        await self._calls.commit(txn)
         self._inner, self._inner_granted_at_ms = inner, granted_at_ms
-        _log.info(
-            "chain.began",
-            cluster=self.cluster,
-            coordination=f"{leases.coordination:x}",
-            regional=f"{leases.regional:x}",
-            permits=len(permits.items),
-        )
+        self._keeping.stand_down()
+        pair = f"{leases.coordination:x}/{leases.regional:x}"
+        _log.info("chain.began", cluster=self.cluster, leases=pair, permits=len(permits.items))
 
     async def _begin_outer(self, stored: ChainLeases | None) -> Lease:
-        """Grant a coordination lease, after the permits that hung on the one before are gone."""
-        self._held = {}
-        if stored is not None:
-            await self._calls.revoke_inner(stored.regional)
-        await self._calls.commit(txns.delete_all_permits())
-        return await self._calls.grant_outer()
+        """Grant a coordination lease, after the permits that hung on the one before are gone.
 
-    async def _hold(self, authority: Authority, revision: Revision, lease: LeaseId) -> None:
-        if authority.active != self.cluster:
-            raise RevisionConflict(f"{authority.active} has authority over {authority.group}")
-        txn = txns.hold(authority, authority_revision=revision, cluster=self.cluster, lease=lease)
-        # From now on a permit may be on its way, whatever the answer is.
-        self._held[authority.group] = authority.epoch
-        outcome = await self._calls.commit_outside(txn)
-        if isinstance(outcome, Committed):
-            return
-        if txn.guards[0] in outcome.broken:
-            raise RevisionConflict(f"the authority over {authority.group} has moved")
-        raise Refused(f"{authority.group} is sealed: {self.cluster} is being fenced")
+        Those that are kept by promise hang on none, and stay.
+        """
+        self._groups.held = {}
+        if not self._keeping.kept:
+            if stored is not None:
+                await self._calls.revoke_inner(stored.regional)
+            await self._calls.commit(txns.delete_all_permits())
+        return await self._outside(self._calls.grant_outer())
 
     def _note(self, problem: str) -> None:
         if problem and problem != self._problem:

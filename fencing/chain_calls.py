@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TypeVar
 
 import attrs
@@ -14,9 +14,9 @@ from fencing.term import GuardsBroken, Term, commit_in_term
 from fencing.timing import Timing
 from meshkit.clock import Clock
 from meshkit.codec import decode
-from meshkit.errors import LeaseLost, TermEnded
+from meshkit.errors import LeaseLost, MeshError, TermEnded
 from meshkit.keys import CoordinationKeys, RegionalKeys
-from meshkit.model import CoordinationIncarnation
+from meshkit.model import Authority, CoordinationIncarnation
 from meshkit.names import GroupName
 from meshkit.ordinals import ABSENT, Epoch, Incarnation, LeaseId, Revision
 from meshkit.regional import ChainLeases
@@ -24,6 +24,10 @@ from meshkit.store.port import RangeResult, Store
 from meshkit.store.txn import Committed, Get, Outcome, Txn
 
 T = TypeVar("T")
+
+_RETRY_MS = 100
+_GETS_MAX = 64
+"""In one transaction, below etcd's limit of 128."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -92,6 +96,22 @@ class ChainCalls:
         holders = await self._within(self.coordination.range(txns.HOLDERS))
         return txns.held_epochs(holders, lease_id=lease_id)
 
+    async def authorities(
+        self, groups: Iterable[GroupName]
+    ) -> dict[GroupName, tuple[Authority, Revision]]:
+        """Return the authority over each of the groups, with its mod revision."""
+        names = sorted(groups)
+        found: dict[GroupName, tuple[Authority, Revision]] = {}
+        for at in range(0, len(names), _GETS_MAX):
+            keys = [CoordinationKeys.authority(name) for name in names[at : at + _GETS_MAX]]
+            outcome = await self.commit_outside(Txn(operations=tuple(Get(key) for key in keys)))
+            assert isinstance(outcome, Committed), "a transaction without guards is not rejected"
+            for items in outcome.reads:
+                for item in items:
+                    authority = decode(Authority, item.value)
+                    found[authority.group] = (authority, item.mod_revision)
+        return found
+
     async def commit_outside(self, txn: Txn) -> Outcome:
         """Commit to the coordination etcd."""
         timeout_ms = self.timing.call_timeout_ms
@@ -103,41 +123,50 @@ class ChainCalls:
         """Renew a regional lease once, and return it as it is after that."""
         sent_at_ms = self.clock.now_ms()
         timeout_ms = self.timing.call_timeout_ms
-        await self._heard(self.regional.keep_alive(lease.lease_id, timeout_ms=timeout_ms))
+        await self.heard(self.regional.keep_alive(lease.lease_id, timeout_ms=timeout_ms))
         return lease.renewed(sent_at_ms=sent_at_ms)
 
     async def grant_inner(self) -> Lease:
         """Grant a regional lease."""
         sent_at_ms = self.clock.now_ms()
-        granted = await self._heard(self.regional.grant(ttl_s=self.timing.regional_ttl_s))
+        granted = await self.heard(self.regional.grant(ttl_s=self.timing.regional_ttl_s))
         return self._lease(granted.lease_id, sent_at_ms, granted.ttl_s)
 
     async def revoke_inner(self, lease_id: LeaseId) -> None:
         """Revoke a regional lease with whatever hangs on it."""
-        await self._heard(self.regional.revoke(lease_id))
+        await self.heard(self.regional.revoke(lease_id))
 
     async def stored_leases(self) -> tuple[ChainLeases | None, Revision]:
         """Return the leases a predecessor left, and the mod revision of their record."""
-        item = await self._heard(self.regional.get(RegionalKeys.leases))
+        item = await self.heard(self.regional.get(RegionalKeys.leases))
         if item is None:
             return None, ABSENT
         return decode(ChainLeases, item.value), item.mod_revision
 
     async def permits(self) -> txns.Permits:
         """Return the permits that are there."""
-        return txns.permits_of(await self._heard(self.regional.range(txns.PERMITS)))
+        return txns.permits_of(await self.heard(self.regional.range(txns.PERMITS)))
 
     async def beat_revision(self) -> Revision:
         """Return the mod revision of the beat. Also the way to ask whether the region answers."""
-        item = await self._heard(self.regional.get(RegionalKeys.beat))
+        item = await self.heard(self.regional.get(RegionalKeys.beat))
         return ABSENT if item is None else item.mod_revision
+
+    async def until_region_answers(self, note: Callable[[str], None]) -> None:
+        """Return once the region was heard within `Tr`: else nothing is renewed (4.1 rule 3)."""
+        while self.clock.now_ms() - self.regional_heard_at_ms >= self.timing.regional_ttl_ms:
+            try:
+                await self.beat_revision()
+            except MeshError as error:
+                note(f"regional etcd: {error}")
+                await self.clock.sleep_ms(_RETRY_MS)
 
     async def commit(self, txn: Txn) -> Committed:
         """Commit to the regional etcd in our term."""
         timeout_ms = self.timing.call_timeout_ms
         commit = commit_in_term(self.regional, self.term, txn, timeout_ms=timeout_ms)
         try:
-            return await self._heard(commit)
+            return await self.heard(commit)
         except GuardsBroken:
             self.regional_heard_at_ms = self.clock.now_ms()
             raise
@@ -153,7 +182,8 @@ class ChainCalls:
     async def _within(self, work: Coroutine[None, None, T]) -> T:
         return await within(self.clock, self.timing.call_timeout_ms, work)
 
-    async def _heard(self, work: Coroutine[None, None, T]) -> T:
+    async def heard(self, work: Coroutine[None, None, T]) -> T:
+        """Return what the regional etcd answers to `work`, in time, and note that it did."""
         answer = await self._within(work)
         self.regional_heard_at_ms = self.clock.now_ms()
         return answer

@@ -55,7 +55,7 @@ class Permits:
 
 def permits_of(result: RangeResult) -> Permits:
     """Return what a read of `PERMITS` says."""
-    return Permits(revision=result.revision, items=result.items)
+    return Permits(revision=result.revision, items=tuple(result.items))
 
 
 def group_of(key: bytes) -> GroupName:
@@ -110,13 +110,13 @@ def begin(
             NoneModifiedSince(PERMITS, permits.revision),
             ModRevisionIs(RegionalKeys.leases, record_revision),
         ),
-        operations=(Put(RegionalKeys.leases, encode(leases)), *_nested(operations)),
+        operations=(Put(RegionalKeys.leases, encode(leases)), *nested(operations)),
     )
 
 
 def delete_permits(items: Iterable[KeyValue]) -> Txn:
     """Return the transaction that deletes these permits. Deleting one is always safe."""
-    return Txn(operations=_nested([Delete(item.key) for item in items]))
+    return Txn(operations=nested([Delete(item.key) for item in items]))
 
 
 def delete_all_permits() -> Txn:
@@ -124,13 +124,15 @@ def delete_all_permits() -> Txn:
     return Txn(operations=(Delete(*PERMITS),))
 
 
-def beat(record: Beat, *, lease: LeaseId, beat_revision: Revision) -> Txn:
+def beat(
+    record: Beat, *, lease: LeaseId, beat_revision: Revision, guards: tuple[Guard, ...] = ()
+) -> Txn:
     """Return the transaction that beats.
 
     The guard on the beat before keeps one that was delayed on its way from arriving as news.
     """
     return Txn(
-        guards=(ModRevisionIs(RegionalKeys.beat, beat_revision),),
+        guards=(ModRevisionIs(RegionalKeys.beat, beat_revision), *guards),
         operations=(Put(RegionalKeys.beat, encode(record), lease=lease),),
     )
 
@@ -154,7 +156,7 @@ def release(holder: KeyValue) -> Txn:
     return Txn(guards=(guard,), operations=(Delete(holder.key),))
 
 
-def _nested(operations: list[Operation]) -> tuple[Operation, ...]:
+def nested(operations: list[Operation]) -> tuple[Operation, ...]:
     """Return the operations so that there may be more of them than etcd takes on one level."""
     if len(operations) <= _NEST_OPERATIONS_MAX:
         return tuple(operations)

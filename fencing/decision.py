@@ -10,7 +10,7 @@ from meshkit.commands import Command
 from meshkit.keys import RegionalKeys as Keys
 from meshkit.ordinals import LeaseId, Token
 from meshkit.regional import Fence, FenceIndex, FenceMode, Permit
-from meshkit.store.txn import Guard, ModRevisionIs, Operation, Put, Txn
+from meshkit.store.txn import Guard, ModRevisionIs, Operation, Put, Txn, absent
 
 
 @attrs.frozen
@@ -39,7 +39,14 @@ class Refuse:
     reason: str
 
 
-Decision = Act | Repeat | Ignore | Refuse
+@attrs.frozen
+class Wait:
+    """It may be done later: a promise to another cluster stands in the way until it runs out."""
+
+    reason: str
+
+
+Decision = Act | Repeat | Ignore | Refuse | Wait
 
 
 def obeyed(fence: Fence, command: Command, token: Token, *, mode: FenceMode) -> Fence:
@@ -64,7 +71,12 @@ def epoch_reason(view: FenceView, command: Command) -> str:
 
 
 def fence_txn(
-    view: FenceView, fence: Fence, *, leader: Guard, operations: tuple[Operation, ...] = ()
+    view: FenceView,
+    fence: Fence,
+    *,
+    leader: Guard,
+    operations: tuple[Operation, ...] = (),
+    guards: tuple[Guard, ...] = (),
 ) -> Txn:
     """Return the transaction that replaces the fence, only if it did not move since the view.
 
@@ -76,6 +88,7 @@ def fence_txn(
         guards=(
             leader,
             ModRevisionIs(Keys.fence(view.group), view.fence_revision),
+            *guards,
         ),
         operations=(
             Put(Keys.fence(view.group), encode(fence)),
@@ -90,3 +103,19 @@ def permit_put(fence: Fence, lease: LeaseId) -> Put:
     """Return the put of the permit that an open fence allows, on the region's lease."""
     permit = Permit(group=fence.group, epoch=fence.epoch, token=fence.token)
     return Put(Keys.permit(fence.group), encode(permit), lease=lease)
+
+
+def promised(view: FenceView) -> Wait | None:
+    """Return that a promise to another cluster forbids a permit for now, or None.
+
+    Beside this, whatever may put a permit compares the promise absent (`no_promise`).
+    """
+    if view.promise is None:
+        return None
+    to, epoch = view.promise.to, view.promise.epoch
+    return Wait(f"{to} was promised that epoch {epoch} is not overtaken here; that has to run out")
+
+
+def no_promise(view: FenceView) -> Guard:
+    """Return the guard without which no permit is put: this cluster has promised nothing."""
+    return absent(Keys.promise(view.group))

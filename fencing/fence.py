@@ -3,7 +3,8 @@
 The fence record decides, not memory (architecture 4.1 rule 1). Every act is one transaction that
 compares the fence's mod revision, the fence index and the regional leadership, and writes the
 command's token with what came of it. So a successor finds the outcome of its predecessor (S2), a
-delayed transaction of a deposed one fails (S3), and a late command changes nothing (S4).
+delayed transaction of a deposed one fails (S3), and a late command changes nothing (S4). Whatever
+may put a permit also compares that nothing was promised here (4.1 rule 4, S13).
 
 The invariant: of all transactions this module builds, only `open_fence`, `undrain` and
 `permit_again` leave a permit possible, and each is refused once a higher token was obeyed.
@@ -19,11 +20,14 @@ from fencing.decision import (
     Ignore,
     Refuse,
     Repeat,
+    Wait,
     epoch_reason,
     epoch_text,
     fence_txn,
+    no_promise,
     obeyed,
     permit_put,
+    promised,
 )
 from fencing.fence_view import FenceView
 from fencing.freeze import seal, thaw
@@ -52,6 +56,7 @@ __all__ = [
     "Ignore",
     "Refuse",
     "Repeat",
+    "Wait",
     "decide",
     "fence_txn",
     "join",
@@ -123,7 +128,15 @@ def _undrain(
     operations: list[Operation] = [Delete(Keys.segment_cut(view.group, fence.epoch))]
     if lease and view.permit_revision == ABSENT:
         operations.append(permit_put(opened, lease))
-    return Act(fence_txn(view, opened, leader=leader, operations=tuple(operations)))
+    return promised(view) or Act(
+        fence_txn(
+            view,
+            opened,
+            leader=leader,
+            operations=tuple(operations),
+            guards=(no_promise(view),),
+        )
+    )
 
 
 def _open(
@@ -168,7 +181,16 @@ def _open(
     if command.lineage is not None:
         # A frozen copy has a checkpoint of its own: it has served its purpose.
         operations.append(Delete(Keys.group_checkpoint(command.lineage.parent, group)))
-    return Act(fence_txn(view, opened, leader=leader, operations=tuple(operations)))
+    operations.append(Delete(Keys.promises_refused(group)))
+    return promised(view) or Act(
+        fence_txn(
+            view,
+            opened,
+            leader=leader,
+            operations=tuple(operations),
+            guards=(no_promise(view),),
+        )
+    )
 
 
 def _goes_on(view: FenceView, command: Command) -> bool:
@@ -255,6 +277,7 @@ def permit_again(
             leader,
             ModRevisionIs(Keys.fence(view.group), view.fence_revision),
             ModRevisionIs(Keys.permit(view.group), view.permit_revision),
+            no_promise(view),
         ),
         operations=(permit_put(fence, lease),),
     )

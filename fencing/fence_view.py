@@ -8,6 +8,7 @@ from meshkit.codec import decode
 from meshkit.keys import RegionalKeys as Keys
 from meshkit.names import GroupName
 from meshkit.ordinals import ABSENT, NO_TOKEN, Epoch, LeaseId, Revision, Sequence, Token
+from meshkit.promises import Promise
 from meshkit.regional import Fence, FenceIndex, FenceMode, SegmentScope
 from meshkit.store.txn import Get, KeyValue
 
@@ -28,6 +29,8 @@ class FenceView:
     """Where the segment of the fence's epoch opened, if it did here."""
     scope: tuple[str, ...] | None = None
     """The prefixes that segment covers, if it opened here."""
+    promise: Promise | None = None
+    """What this cluster has promised another one, and keeps until it has run out."""
 
     @property
     def mode(self) -> FenceMode | None:
@@ -48,6 +51,7 @@ def view_reads(group: GroupName) -> tuple[Get, ...]:
         Get(Keys.fence_index),
         Get(Keys.permit(group)),
         Get(segments_from, end=segments_to),
+        Get(Keys.promise(group)),
     )
 
 
@@ -57,7 +61,7 @@ def view_of(group: GroupName, reads: tuple[tuple[KeyValue, ...], ...]) -> FenceV
     Raises:
         CorruptRecord: a record cannot be read.
     """
-    fence_items, index_items, permit_items, segment_items = reads
+    fence_items, index_items, permit_items, segment_items, promise_items = reads
     fence = decode(Fence, fence_items[0].value) if fence_items else None
     revisions = {item.key: item.mod_revision for item in segment_items}
     epoch = fence.epoch if fence else Epoch(0)
@@ -74,6 +78,7 @@ def view_of(group: GroupName, reads: tuple[tuple[KeyValue, ...], ...]) -> FenceV
         cut=Sequence(cut) if cut else None,
         opened=Sequence(opened) if opened else None,
         scope=decode(SegmentScope, scopes[0]).prefixes if scopes else None,
+        promise=decode(Promise, promise_items[0].value) if promise_items else None,
     )
 
 

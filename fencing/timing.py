@@ -9,6 +9,10 @@ regional lease, `rho` how far the rates of two clocks may differ:
   coordination etcd must not make the permits lapse.
 
 And the promise for the worst emergency, 30 s, must have room for what is waited for in it.
+
+Where a group goes on by the promise of its passive members instead (`fencing/keeping.py`), their
+promises stand where the coordination lease stood, so the safe rule is theirs too: each lasts
+`2*Tr*(1+rho) + expiry delay`, on any clock, from when it was asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ EMERGENCY_MS_MAX = 30_000
 
 OPEN_AND_REDIRECT_MS_MAX = 3_000
 """Of the budget: freeze, pivot, open, and the gates' redirect."""
+
+PROMISE_MS_MAX = 30_000
+"""A promise keeps the cluster that made it from opening for so long, at most."""
 
 _ROUNDS_PER_REGIONAL_TTL = 4
 """A third would break the calm rule with etcd's own election timeout and a regional TTL of 4 s."""
@@ -73,6 +80,12 @@ class Timing:
     def call_timeout_ms(self) -> int:
         """For one call of a round: short enough that a hung etcd leaves time to act."""
         return max(500, self.regional_ttl_ms // 2)
+
+    @property
+    def promise_ttl_s(self) -> int:
+        """How long a promise must last, as etcd counts, to outlast every permit it allows."""
+        rate = 1 + self.clock_rate_error
+        return math.ceil((2 * self.regional_ttl_ms * rate + self.expiry_delay_ms) * rate / 1000)
 
     @property
     def fence_wait_ms(self) -> int:
@@ -220,6 +233,14 @@ def _fitting(timing: Timing) -> tuple[Rule, ...]:
                 f"2*({timing.election_timeout_ms} + {timing.round_interval_ms}) = {stall_ms} ms"
             ),
             holds=tr_ms >= stall_ms,
+        ),
+        Rule(
+            name="promise",
+            arithmetic=(
+                f"2*Tr*(1+rho) + {delay_ms} = {worst_ms:.0f} <= promise/(1+rho) ="
+                f" {timing.promise_ttl_s * 1000}/{1 + rho:g} ms, which is <= {PROMISE_MS_MAX} ms"
+            ),
+            holds=worst_ms * (1 + rho) <= timing.promise_ttl_s * 1000 <= PROMISE_MS_MAX,
         ),
         Rule(
             name="budget",

@@ -12,7 +12,9 @@ from meshkit.asking import (
     Declined,
     EntriesPage,
     EpochStart,
+    ForeignListed,
     KeyStates,
+    Promised,
     Question,
     RegionStanding,
     ReplayResults,
@@ -22,7 +24,16 @@ from meshkit.errors import NotFound, Refused, Unreachable
 from meshkit.names import ClusterName
 
 A = TypeVar(
-    "A", EntriesPage, WholeEntry, Counted, ReplayResults, KeyStates, EpochStart, RegionStanding
+    "A",
+    EntriesPage,
+    WholeEntry,
+    Counted,
+    ReplayResults,
+    KeyStates,
+    EpochStart,
+    ForeignListed,
+    Promised,
+    RegionStanding,
 )
 
 

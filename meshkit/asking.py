@@ -1,28 +1,23 @@
-"""What one asks a region's leading replicator beside its stream: quarantine, and keys. Pure.
+"""What one asks a region's replicators beside their streams: quarantine, keys, promises. Pure.
 
 Application data passes through here on its way to an operator, and never through the coordination
-etcd. Messages are JSON with the name of what they are, so either side may be newer: what is not
-known is declined, fields that are not known are passed over.
+etcd. How messages look on the wire: `meshkit.asking_codec`.
 """
 
 from __future__ import annotations
 
 import enum
-import json
-from typing import Any
+from collections.abc import Mapping
 
 import attrs
 
-from meshkit.codec import canonical, from_plain, to_plain
-from meshkit.errors import InvalidInput
 from meshkit.incarnations import Suspension
 from meshkit.model import Lineage, Routing
-from meshkit.names import GroupName
+from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT, Epoch, Incarnation, Revision, Sequence
 from meshkit.quarantine import QuarantineEntry
 from meshkit.regional import Fence
 
-KIND = "kind"
 NAMES_MAX = 100
 """Entries that one message may be about."""
 
@@ -127,8 +122,44 @@ class ReadStanding:
     """Go on after this group."""
 
 
+@attrs.frozen(kw_only=True)
+class AskPromises:
+    """Asks a passive cluster to promise, and store, that it does not open some groups.
+
+    Answered by any replicator of the region: whoever restarts while the coordination etcd is lost
+    does not lead, and the promise is a transaction that compares all it rests on.
+    """
+
+    groups: Mapping[GroupName, Epoch]
+    """The epoch in which whoever asks is active."""
+    coordination: Incarnation
+    """The coordination etcd's incarnation that whoever asks knows."""
+    term: Revision
+    round: int
+    ttl_s: int
+    """How long each promise has to last."""
+
+
+@attrs.frozen(kw_only=True)
+class EndPromises:
+    """Says that promises asked for in this term, up to a round, are not relied on any more."""
+
+    groups: tuple[GroupName, ...]
+    term: Revision
+    round: int
+
+
+@attrs.frozen(kw_only=True)
+class ReadForeign:
+    """Asks what was written to a passive copy of a group beside MeshKit."""
+
+    group: GroupName
+
+
+AboutPromises = AskPromises | EndPromises
 AboutQuarantine = ListEntries | ReadEntry | DiscardEntries | MarkReplayed
-Question = AboutQuarantine | ReplayChanges | ReadKeys | ReadState | ReadEpoch | ReadStanding
+OfCoordinators = AboutQuarantine | ReplayChanges | ReadForeign
+Question = OfCoordinators | AboutPromises | ReadKeys | ReadState | ReadEpoch | ReadStanding
 
 
 @attrs.frozen(kw_only=True)
@@ -236,6 +267,34 @@ class RegionStanding:
     next_group: GroupName | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Promised:
+    """What a cluster promises, is stored; and why it does not promise the rest."""
+
+    cluster: ClusterName
+    groups: tuple[GroupName, ...] = ()
+    ttl_s: int = 0
+    """For how long at least, from when it was asked."""
+    refused: Mapping[GroupName, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class ForeignKey:
+    """One key that was written or deleted beside MeshKit, and at which revision there."""
+
+    key: str
+    revision: Revision
+    deleted: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ForeignListed:
+    """What was found and is not put right yet: how many, and the last of them, oldest first."""
+
+    count: int = 0
+    latest: tuple[ForeignKey, ...] = ()
+
+
 class DeclineCode(enum.Enum):
     """Why a replicator does not answer."""
 
@@ -256,81 +315,6 @@ class Declined:
     text: str = ""
 
 
-Told = EntriesPage | WholeEntry | Counted | ReplayResults | KeyStates | EpochStart | RegionStanding
+AboutKeys = ReplayResults | KeyStates | EpochStart | ForeignListed
+Told = EntriesPage | WholeEntry | Counted | AboutKeys | RegionStanding | Promised
 Answer = Told | Declined
-
-_MESSAGES: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (
-        ListEntries,
-        ReadEntry,
-        DiscardEntries,
-        MarkReplayed,
-        ReplayChanges,
-        ReadKeys,
-        ReadState,
-        ReadEpoch,
-        ReadStanding,
-        EntriesPage,
-        WholeEntry,
-        Counted,
-        ReplayResults,
-        KeyStates,
-        EpochStart,
-        RegionStanding,
-        Declined,
-    )
-}
-_QUESTIONS = (
-    ListEntries,
-    ReadEntry,
-    DiscardEntries,
-    MarkReplayed,
-    ReplayChanges,
-    ReadKeys,
-    ReadState,
-    ReadEpoch,
-    ReadStanding,
-)
-
-
-def message_bytes(message: Question | Answer) -> bytes:
-    """Return a message as it is sent."""
-    return canonical({**to_plain(message), KIND: type(message).__name__})
-
-
-def question_of(raw: bytes) -> Question:
-    """Return the question in `raw`.
-
-    Raises:
-        InvalidInput: it is none that is known here.
-    """
-    message = _message(raw)
-    if not isinstance(message, _QUESTIONS):
-        raise InvalidInput(f"{type(message).__name__} is no question")
-    return message
-
-
-def answer_of(raw: bytes) -> Answer:
-    """Return the answer in `raw`.
-
-    Raises:
-        InvalidInput: it is none that is known here.
-    """
-    message = _message(raw)
-    if isinstance(message, _QUESTIONS):
-        raise InvalidInput(f"{type(message).__name__} is no answer")
-    answer: Answer = message
-    return answer
-
-
-def _message(raw: bytes) -> Any:
-    try:
-        fields = json.loads(raw)
-        cls = _MESSAGES[fields.pop(KIND)]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InvalidInput(f"not a message that is known here: {raw[:80]!r}") from error
-    try:
-        return from_plain(cls, fields)
-    except ValueError as error:
-        raise InvalidInput(f"{cls.__name__} is damaged: {error}") from error

@@ -1,7 +1,4 @@
-"""The etcd keyspace of MeshKit: the only place that builds or takes apart a key. Pure.
-
-`docs/keyspace.md` is generated from the docstrings here. Everything lives under `/mesh/v1/`.
-"""
+"""The keys of MeshKit, all under `/mesh/v1/`: nobody else builds or takes apart one. Pure."""
 
 from __future__ import annotations
 
@@ -43,6 +40,7 @@ class CoordinationKeys:
     """There while all replication stands still."""
     rejoins = _key("rejoins", "")
     automatics = _key("automatic", "")
+    pacts = _key("pacts", "")
     coordinators = _key("coordinators", "")
     coordinator_leader = _key("coordinators", "leader")
     """Leased: which coordinator leads. Its create revision is the term."""
@@ -177,7 +175,7 @@ class CoordinationKeys:
     suspensions = _key("suspended", "")
     adoptions = _key("adoptions", "")
     adopted = _key("coordination-adoption")
-    """The newest adoption of this etcd itself, after it went back or was set up anew."""
+    """The newest adoption of this etcd itself, after it went back."""
 
     @staticmethod
     def suspension(cluster: ClusterName) -> bytes:
@@ -230,6 +228,11 @@ class CoordinationKeys:
         return _key("automatic", group)
 
     @staticmethod
+    def pact(group: GroupName) -> bytes:
+        """Who may be promoted while the active cluster may go on by promise (4.1 rule 4)."""
+        return _key("pacts", group)
+
+    @staticmethod
     def observation(cluster: ClusterName) -> bytes:
         """What was last seen of a region's etcd: cluster id, revision, raft index (4.1 rule 5)."""
         return _key("observations", cluster)
@@ -251,13 +254,15 @@ class RegionalKeys:
     routings = _key("routing", "")
     foreign_writes = _key("foreign", "")
     attachments = _key("attached", "")
+    pacts = _key("pact", "")
+    promises = _key("keep", "")
     lease_claims = _key("leases", "")
     incarnation = _key("incarnation")
     """Identity of this etcd's history; a restore from a snapshot is a new one."""
     witness = _key("witness")
     """Raised every few seconds by the leading replicator; a restored etcd has a lower one."""
     coordination_seen = _key("coordination-seen")
-    """What was last seen of the coordination etcd: it cannot tell itself that it was restored."""
+    """What was last seen of the coordination etcd: it cannot tell that it was restored."""
     suspended = _key("suspended")
     """Nobody leads here, because the coordination etcd went back; until that is adopted."""
     replicators = _key("replicators", "")
@@ -357,9 +362,19 @@ class RegionalKeys:
         return _key("attached", group, hashed)
 
     @staticmethod
-    def keep(group: GroupName) -> bytes:
-        """A passive cluster's stored promise not to open the group (4.1 rule 4)."""
+    def pact(group: GroupName) -> bytes:
+        """Without whose promise this cluster does not go on when coordination is lost."""
+        return _key("pact", group)
+
+    @staticmethod
+    def promise(group: GroupName) -> bytes:
+        """Leased: a passive cluster's promise not to open the group (4.1 rule 4)."""
         return _key("keep", group)
+
+    @staticmethod
+    def promises_refused(group: GroupName) -> bytes:
+        """A command to open the group waits here, so no older epoch is promised anything."""
+        return _key("keep-refused", group)
 
     @staticmethod
     def routing(group: GroupName) -> bytes:

@@ -103,6 +103,15 @@ class Fidelity(enum.Enum):
     """Each, as a revision of the copy's etcd; but for what a copy made anew skips."""
 
 
+class CoordinationLoss(enum.Enum):
+    """What an active cluster does that does not reach the coordination etcd."""
+
+    LAPSE = "lapse"
+    """Its permits run out, and writes stop."""
+    KEEP = "keep"
+    """Writes go on while every other member promises not to open the group (ADR 26)."""
+
+
 class FailoverMode(enum.Enum):
     """Who begins an emergency when a group's active cluster is gone."""
 
@@ -136,6 +145,8 @@ class GroupPolicy:
     """What becomes of a lease whose id is somebody else's at the target."""
     fidelity: Fidelity = Fidelity.LATEST
     """Whether a key that is written several times in a row arrives with each of its values."""
+    on_coordination_loss: CoordinationLoss = CoordinationLoss.LAPSE
+    """Whether writes stop when the active cluster does not reach the coordination etcd."""
     failover: FailoverMode = FailoverMode.MANUAL
     """Who begins an emergency when the active cluster is gone."""
     automatic_after_ms: int = attrs.field(default=15_000, validator=attrs.validators.gt(0))

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import grpc
 
-from meshkit.asking import Answer, Question, answer_of, message_bytes
+from meshkit.asking import Answer, Question
+from meshkit.asking_codec import answer_of, message_bytes
 from meshkit.errors import NotAllowed, Unreachable
 from meshkit.identity import IdentityFiles, peer_of_der
 from meshkit.names import ClusterName
@@ -76,10 +77,22 @@ async def _check_server(identity: IdentityFiles, endpoint: str, expected: PeerId
 
 
 class GrpcAsker:
-    """Asks replicators over gRPC with mutual TLS. Satisfies `AskRegion`."""
+    """Asks replicators over gRPC with mutual TLS. Satisfies `AskRegion`.
 
-    def __init__(self, identity: IdentityFiles) -> None:
+    With `stands` a connection on which somebody answered is kept for the next question. gRPC may
+    renew it without our seeing whose it is then, so that is only for answers that say who answers.
+    """
+
+    def __init__(self, identity: IdentityFiles, *, stands: bool = False) -> None:
         self._identity = identity
+        self._stands = stands
+        self._idle: dict[tuple[ClusterName, str], grpc.aio.Channel] = {}
+
+    async def close(self) -> None:
+        """Close whatever is kept."""
+        idle, self._idle = self._idle, {}
+        for channel in idle.values():
+            await channel.close()
 
     async def ask(self, cluster: ClusterName, endpoint: str, question: Question) -> Answer:
         """Return the answer of the replicator of `cluster` at `endpoint`.
@@ -88,24 +101,38 @@ class GrpcAsker:
             Unreachable: nobody answered there. What was asked may have been done.
             NotAllowed: it is not a replicator of that cluster, or it does not accept us.
         """
+        channel = self._idle.pop((cluster, endpoint), None) or await self._dial(cluster, endpoint)
+        try:
+            raw = await _asked(channel, endpoint, question)
+        except BaseException:
+            await channel.close()
+            raise
+        if self._stands and (cluster, endpoint) not in self._idle:
+            self._idle[cluster, endpoint] = channel
+        else:
+            await channel.close()
+        return answer_of(raw)
+
+    async def _dial(self, cluster: ClusterName, endpoint: str) -> grpc.aio.Channel:
         options = (
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         )
         expected = PeerIdentity(role=REPLICATOR_ROLE, name=cluster)
-        channel = await open_channel(self._identity, endpoint, expected, options=options)
-        try:
-            raw = await channel.unary_unary(ASK_METHOD)(
-                message_bytes(question), timeout=ASK_MS_MAX / 1000
-            )
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _REFUSED_CODES:
-                text = error.details() or f"{endpoint} does not accept us"
-                raise NotAllowed(text) from error
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                text = f"the replicator at {endpoint} is too old to be asked"
-                raise Unreachable(text) from error
-            raise Unreachable(f"{endpoint} did not answer: {error.details()}") from error
-        finally:
-            await channel.close()
-        return answer_of(raw)
+        return await open_channel(self._identity, endpoint, expected, options=options)
+
+
+async def _asked(channel: grpc.aio.Channel, endpoint: str, question: Question) -> bytes:
+    try:
+        raw: bytes = await channel.unary_unary(ASK_METHOD)(
+            message_bytes(question), timeout=ASK_MS_MAX / 1000
+        )
+    except grpc.aio.AioRpcError as error:
+        if error.code() in _REFUSED_CODES:
+            text = error.details() or f"{endpoint} does not accept us"
+            raise NotAllowed(text) from error
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            text = f"the replicator at {endpoint} is too old to be asked"
+            raise Unreachable(text) from error
+        raise Unreachable(f"{endpoint} did not answer: {error.details()}") from error
+    return raw

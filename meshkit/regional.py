@@ -234,6 +234,19 @@ class GroupCheckpoint(Stored):
     """Of this etcd, when the group fell out of step; 0: the revision that created this key."""
     lineage: Lineage | None = None
     """While ahead: what the epoch stands on that this cluster has more than."""
+    left_at: Sequence | None = None
+    """While it is copied: up to where the source's log was applied when that began, if known."""
+
+    @property
+    def contained(self) -> Sequence | None:
+        """Up to where all of the group's log at the source is applied, if that is known."""
+        match self.phase:
+            case JoinPhase.FOLLOWING:
+                return self.sequence
+            case JoinPhase.AHEAD:
+                return None
+            case JoinPhase.JOINING | JoinPhase.COPYING:
+                return self.left_at
 
 
 @attrs.frozen(kw_only=True)

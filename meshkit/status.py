@@ -28,7 +28,8 @@ class StreamState(enum.Enum):
 class Lag:
     """Age of the oldest source commit the target has not applied; None means unknown.
 
-    Zero only when proven. `error_bound_ms` says how far off `lag_ms` may be.
+    Zero only when proven. `error_bound_ms` says how far off `lag_ms` may be; without one, `lag_ms`
+    is the least that it is. Of a stream it counts all of its groups, also those out of step.
     """
 
     state: StreamState
@@ -36,6 +37,59 @@ class Lag:
     error_bound_ms: int | None = None
     records: int | None = None
     bytes: int | None = None
+
+    @property
+    def greatest_ms(self) -> int | None:
+        """The most that it may be; None: nobody knows."""
+        if self.lag_ms is None or self.error_bound_ms is None:
+            return None
+        return self.lag_ms + self.error_bound_ms
+
+
+class WhyBehind(enum.Enum):
+    """Why a group is out of step with its stream, in the order in which one is told of it."""
+
+    PAUSED = "paused"
+    """An operator has it stand still."""
+    HELD = "held"
+    """Frozen for an emergency."""
+    PARKED = "parked"
+    """The target's etcd refuses one of its writes for good."""
+    AHEAD = "ahead"
+    """The target has more than the epoch stands on: that has to be set aside first."""
+    JOINING = "joining"
+    """It is to be copied, and nothing is yet."""
+    RECONCILING = "reconciling"
+    """It is copied, or follows beside the main stream until it meets that."""
+    UNKNOWN = "unknown"
+    """For a reason that this version does not know."""
+
+    @property
+    def state(self) -> StreamState:
+        """How a stream stands of which this group is the worst."""
+        match self:
+            case WhyBehind.PAUSED | WhyBehind.HELD:
+                return StreamState.PAUSED
+            case WhyBehind.PARKED | WhyBehind.AHEAD:
+                return StreamState.STALLED
+            case WhyBehind.JOINING | WhyBehind.RECONCILING:
+                return StreamState.RECONCILING
+            case WhyBehind.UNKNOWN:
+                return StreamState.UNKNOWN
+
+
+@attrs.frozen(kw_only=True)
+class GroupBehind:
+    """A group that is out of step at a target, and how far behind it is there."""
+
+    group: GroupName
+    why: str
+    """A `WhyBehind`; kept as it is written, so that a newer one does not make this unreadable."""
+    lag: Lag
+    position: Sequence | None = None
+    """Up to where the source's log is applied of it; None: nobody knows."""
+    text: str = ""
+    """The same for people."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +126,7 @@ class StreamStatus(Stored):
     applied: Sequence | None = None
     records_per_second: float = 0.0
     groups_out_of_step: tuple[GroupName, ...] = ()
+    """Those that the target copies, or follows beside the main stream, or that stand still."""
     at_ms: int = 0
     problem: str = ""
     headroom_ms: int | None = None
@@ -82,6 +137,21 @@ class StreamStatus(Stored):
     it nothing."""
     copies: tuple[CopyProgress, ...] = ()
     """The copies that are under way to the target."""
+    tells: bool = False
+    """Whether the target tells which groups are out of step; else `lag` is unknown."""
+    in_step: Lag | None = None
+    """Of the groups that are in step; None: an older source, whose `lag` is of those alone."""
+    behind: tuple[GroupBehind, ...] = ()
+    """How far behind each group out of step is; of those that are only named nobody knows."""
+
+    def lag_of(self, group: GroupName) -> Lag:
+        """Return the lag of one group: its own if it is out of step, else that of those in step."""
+        for behind in self.behind:
+            if behind.group == group:
+                return behind.lag
+        if group in self.groups_out_of_step:
+            return Lag(state=StreamState.RECONCILING)
+        return self.lag if self.in_step is None else self.in_step
 
 
 @attrs.frozen(kw_only=True)
@@ -102,15 +172,34 @@ class StandbyPosition(Stored):
 
 
 @attrs.frozen(kw_only=True)
+class GroupHead:
+    """The same of a group that was out of step; None: unknown."""
+
+    applied: Sequence | None = None
+    records: int | None = None
+    lag_ms: int | None = None
+
+
+@attrs.frozen(kw_only=True)
 class TargetHead:
     """What a source last knew of one target; kept when the source is gone."""
 
     applied: Sequence | None = None
     """Up to where the target had acknowledged."""
     records: int | None = None
-    """How many records of the log, of whatever group, it had not acknowledged."""
+    """How many records of the log, of whatever group in step, it had not acknowledged."""
     records_per_second: float = 0.0
     lag_ms: int | None = None
+    """The most that it may have lagged in the groups that were in step."""
+    behind: Mapping[GroupName, GroupHead] = attrs.field(factory=dict)
+    """The groups that were out of step."""
+
+    def of(self, group: GroupName | None) -> TargetHead:
+        """Return what was known of one group."""
+        if group is None or group not in self.behind:
+            return self
+        own = self.behind[group]
+        return attrs.evolve(self, applied=own.applied, records=own.records, lag_ms=own.lag_ms)
 
 
 @attrs.frozen(kw_only=True)
@@ -155,6 +244,8 @@ class GroupHealth:
     """What stands in the way of its leases, should the group move here."""
     ahead: bool = False
     """Whether the copy here has what the present epoch does not stand on."""
+    promised_to: str = ""
+    """The cluster that was promised not to be overtaken here, as long as that lasts."""
     quarantined: Mapping[str, int] = attrs.field(factory=dict)
     """How many entries wait in quarantine here, by class."""
 

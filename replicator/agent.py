@@ -16,20 +16,18 @@ import structlog
 
 from fencing import fence as fences
 from fencing.fence_view import FenceView, view_of, view_reads
-from meshkit.codec import decode
+from meshkit.codec import decode, encode
 from meshkit.commands import Answer, AnswerOutcome, Command, CommandStep
 from meshkit.errors import MeshError, OutcomeUnknown, Refused, RevisionConflict
 from meshkit.failpoints import reach
-from meshkit.keys import CoordinationKeys
+from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.mirror import PrefixMirror
 from meshkit.model import Authority, Group, Lineage, Routing
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import LeaseId, Revision, Token
+from meshkit.promises import PromisesRefused
 from meshkit.regional import FenceMode
-from meshkit.store.txn import (
-    Committed,
-    Txn,
-)
+from meshkit.store.txn import Committed, Put, Txn
 from meshkit.vector import ClusterVersionVector, LogName
 from replicator import rejoining
 from replicator.agent_ports import Chain, Inbound, Outbound, Region
@@ -235,12 +233,25 @@ class Agent:
                 return None
             case fences.Refuse(reason):
                 return self._answers.refused(command, token, reason)
+            case fences.Wait(reason):
+                await self._refuse_promises(command, token)
+                raise Refused(reason)
             case fences.Repeat():
                 return self._answers.fact(command, token, view)
             case fences.Act(txn):
                 async with self._access_changed(command):
                     revision = await self._commit(txn)
                 return self._answers.fact(command, token, view, revision=revision)
+
+    async def _refuse_promises(self, command: Command, token: Token) -> None:
+        """Have nothing more promised here that would keep this command waiting for ever."""
+        waiting = PromisesRefused(group=command.group, epoch=command.epoch, command_token=token)
+        key = RegionalKeys.promises_refused(command.group)
+        item = await self.region.regional.get(key)
+        if item is None or item.value != encode(waiting):
+            await self._commit(
+                Txn(guards=(self.region.leader,), operations=(Put(key, encode(waiting)),))
+            )
 
     def _access_changed(self, command: Command) -> AbstractAsyncContextManager[None]:
         """Return what goes around a change of the fence, for clients that ignore the permit."""

@@ -9,7 +9,7 @@ import structlog
 from fencing.election import Election
 from fencing.patience import give_way
 from fencing.term import Term
-from meshkit.asking import Answer, Question, ReadStanding
+from meshkit.asking import Answer, AskPromises, EndPromises, Question, ReadStanding
 from meshkit.errors import MeshError
 from meshkit.names import ClusterName
 from meshkit.peer import PeerIdentity
@@ -20,6 +20,7 @@ from replicator.link.port import SourceEnd
 from replicator.local_history import LocalHistory
 from replicator.messages import Refusal, RefusalCode
 from replicator.metrics import Reading
+from replicator.promising import answer_about_promises
 from replicator.testimony import testify
 from replicator.together import together
 from replicator.verify_messages import ToVerifier, VerifyRequest
@@ -82,6 +83,10 @@ class Replicator:
         """Answer a question about this region, or say that another replicator leads."""
         if isinstance(question, ReadStanding):
             return await testify(self._home.regional, question, peer)
+        if isinstance(question, AskPromises | EndPromises):
+            return await answer_about_promises(
+                self._home.regional, question, peer, me=self._home.cluster
+            )
         leadership = self._leadership
         if leadership is None:
             return nobody_at_desk(f"{self._home.replicator} stands by: another replicator leads")

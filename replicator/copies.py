@@ -21,7 +21,13 @@ from replicator.copying import keys_in, pages
 from replicator.lease_terms import LeaseTerms
 from replicator.limits import DEFAULT_LIMITS, Limits
 from replicator.messages import Compared, CopyPage, Join, Outline, Verdict, message_bytes
-from replicator.outline import difference_of, digest_of
+from replicator.outline import (
+    difference_of,
+    digest_of,
+    items_in_parts,
+    part_digests,
+    part_starts,
+)
 from replicator.pulse import Pulse
 from replicator.sender import Sender
 from replicator.throttle import Throttle
@@ -60,8 +66,8 @@ class Copies:
         sender: Sender,
         pulse: Pulse,
         pacing: Pacing,
-        *,
         store: Store,
+        *,
         terms: LeaseTerms,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -106,6 +112,7 @@ class Copies:
         )
         copy = _Copy(
             ranges=tuple(prefix_range(prefix) for prefix in prefixes),
+            in_parts=join.compares_parts,
             progress=CopyProgress(
                 group=join.group, keys_done=keys_done, keys_total=keys_total, bytes_done=0
             ),
@@ -130,19 +137,7 @@ class Copies:
                 await self._pulse.wait()
         copy.waiting.append(page)
         self._waiting_bytes += message_bytes(page)
-        self._sender.on_copy_page(
-            Outline(
-                group=page.group,
-                number=page.number,
-                cut=page.cut,
-                start=page.start,
-                end=page.end,
-                range_end=copy.range_end(page),
-                keys_count=len(page.items),
-                # A lease is nothing that a digest of keys and values shows.
-                digest=b"" if page.leased else digest_of(page.items),
-            )
-        )
+        self._sender.on_copy_page(outline_of(page, copy.range_end(page), in_parts=copy.in_parts))
         self._pulse.beat()
         # Nothing may be there at all: then no more is outlined, so the first answer is awaited.
         await self._settle(copy, all_of_them=copy.is_first_of_range(page))
@@ -177,11 +172,34 @@ class Copies:
         self._pulse.beat()
 
 
+def outline_of(page: CopyPage, range_end: bytes, *, in_parts: bool) -> Outline:
+    """Return what a target is told of a page, to say what of it is there."""
+    outline = Outline(
+        group=page.group,
+        number=page.number,
+        cut=page.cut,
+        start=page.start,
+        end=page.end,
+        range_end=range_end,
+        keys_count=len(page.items),
+        digest=b"",
+    )
+    # A lease is nothing that a digest of keys and values shows.
+    if in_parts:
+        keys, values = [key for key, _ in page.items], [value for _, value in page.items]
+        starts = part_starts(keys)
+        digests = part_digests(keys, values, starts, by_key=page.leased)
+        return attrs.evolve(outline, part_starts=starts, part_digests=b"".join(digests))
+    return outline if page.leased else attrs.evolve(outline, digest=digest_of(page.items))
+
+
 @attrs.define(kw_only=True)
 class _Copy:
     """One copy as it stands."""
 
     ranges: tuple[KeyRange, ...]
+    in_parts: bool
+    """Whether the outlines tell of parts."""
     progress: CopyProgress
     waiting: deque[CopyPage] = attrs.field(factory=deque)
     """Pages whose outlines were sent, in their order."""
@@ -235,7 +253,9 @@ class _Copy:
             case Verdict.DIFFERENT:
                 try:
                     items, dropped = difference_of(
-                        page.items, answer.fingerprints, always=page.leased
+                        items_in_parts(page.items, answer.parts) if self.in_parts else page.items,
+                        answer.fingerprints,
+                        always=page.leased,
                     )
                 except ValueError as error:
                     raise NotAnAnswer(str(error)) from error

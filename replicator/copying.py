@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from meshkit.ordinals import Revision, Sequence
-from meshkit.store.port import Store
+from meshkit.store.port import Store, columns_of
 from meshkit.store.txn import prefix_range
 from replicator.lease_terms import LeaseTerms
 from replicator.limits import DEFAULT_LIMITS, Limits
@@ -49,14 +49,17 @@ async def pages(
     for start, end in ranges:
         rest = (start if cursor is None else max(start, cursor), end)
         async for stretch in stretches(store, rest, revision=Revision(cut), limits=limits):
-            leased = {item.key: item.lease for item in stretch.items if item.lease}
+            found = columns_of(stretch.items)
+            leased = {
+                key: lease for key, lease in zip(found.keys, found.leases, strict=True) if lease
+            }
             yield CopyPage(
                 group=join.group,
                 number=join.number,
                 cut=cut,
                 start=stretch.start,
                 end=stretch.end,
-                items=tuple((item.key, item.value) for item in stretch.items),
+                items=tuple(zip(found.keys, found.values, strict=True)),
                 leased=leased,
                 leases=await terms.of(leased.values()),
                 is_first=is_first,

@@ -1,7 +1,8 @@
 """Answers what is asked of a region beside its streams: its quarantine, its keys, a replay.
 
-A coordinator may ask about the quarantine and for replays, because an operator asked it; another
-cluster may read keys of a group, which it may stream anyhow. Nobody else is answered.
+A coordinator may ask about the quarantine, for foreign writes and for replays, because an operator
+asked it; another cluster may read keys of a group, which it may stream anyhow. Nobody else is
+answered.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from meshkit.asking import (
     Declined,
     EntriesPage,
     EpochStart,
+    ForeignKey,
+    ForeignListed,
     KeyState,
     KeyStates,
     Question,
@@ -37,6 +40,7 @@ from meshkit.peer import PeerIdentity
 from meshkit.regional import SegmentScope
 from meshkit.store.port import Store
 from meshkit.store.txn import Committed, Delete, Guard, Operation, Put, Txn, ValueIs, absent
+from replicator.foreign_watch import ForeignWrites
 from replicator.quarantine import Quarantine
 from replicator.source import load_segments
 from replicator.tail import head_of, read_at, read_now
@@ -52,6 +56,7 @@ _OF_COORDINATORS = (
     asking.DiscardEntries,
     asking.MarkReplayed,
     asking.ReplayChanges,
+    asking.ReadForeign,
 )
 
 
@@ -91,7 +96,9 @@ class Desk:
                 return await self._state(question)
             case asking.ReadEpoch():
                 return await self._epoch(question)
-            case asking.ReadStanding():
+            case asking.ReadForeign():
+                return await self._foreign(question)
+            case asking.ReadStanding() | asking.AskPromises() | asking.EndPromises():
                 raise Refused("this is for the replicator itself, whoever leads")
             case _:
                 return await self._about_quarantine(question)
@@ -209,6 +216,18 @@ class Desk:
             for key in keys
         )
         return KeyStates(revision=revision, items=tuple(items))
+
+    async def _foreign(self, question: asking.ReadForeign) -> ForeignListed:
+        """Return what is listed of writes that bypassed the permit: keys, never values."""
+        item = await self._store.get(RegionalKeys.foreign(question.group))
+        if item is None:
+            return ForeignListed()
+        writes = decode(ForeignWrites, item.value)
+        latest = (
+            ForeignKey(key=one.key, revision=one.revision, deleted=one.deleted)
+            for one in writes.latest
+        )
+        return ForeignListed(count=writes.count, latest=tuple(latest))
 
     async def _epoch(self, question: asking.ReadEpoch) -> EpochStart:
         group, epoch = question.group, question.epoch

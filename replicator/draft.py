@@ -116,6 +116,8 @@ class Draft:
         self.is_durable = False
         self.records = 0
         self.compares: set[ClusterName] = set()
+        self.before: Sequence | None = None
+        """What comes before the record in hand."""
         self._shield: Shield | None = None
 
     @property
@@ -172,6 +174,7 @@ class Draft:
         before = self.joins_of(fence.group)
         bases = [basis, *(self._join(key).basis for key in before)]
         since = min((self._begun(key) for key in before), default=ABSENT)
+        left_at = self._left_at(fence, epoch, before)
         for key in before:
             self.joins[key] = None
         self.joins[self.at.source, fence.group] = GroupCheckpoint(
@@ -185,9 +188,18 @@ class Draft:
             reason=reason,
             basis=min(bases, key=_BY_DOUBT.index),
             since=since,
+            left_at=left_at,
         )
         self.raise_fence(fence, epoch, token)
         self.is_durable = True
+
+    def _left_at(self, fence: Fence, epoch: Epoch, before: list[JoinKey]) -> Sequence | None:
+        """Return up to where this log is applied of a group that falls out of step, if known."""
+        if not before:
+            return self.before if fence.epoch == epoch else None
+        own = self.own_join(fence.group)
+        is_of_this_log = own is not None and own.incarnation == self.at.incarnation
+        return own.contained if own is not None and is_of_this_log else None
 
     def _join(self, key: JoinKey) -> GroupCheckpoint:
         own = self.joins.get(key) or self.state.joins.get(key)

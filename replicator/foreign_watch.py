@@ -24,7 +24,6 @@ from meshkit.ordinals import Revision
 from meshkit.regional import Fence, FenceMode
 from meshkit.store.port import Change, RevisionChanges
 from meshkit.store.txn import (
-    WHOLE_STORE,
     Committed,
     Delete,
     Get,
@@ -35,6 +34,7 @@ from meshkit.store.txn import (
     prefix_range,
 )
 from replicator.agent_ports import Region
+from replicator.shared_watch import WatchAll, alone
 from replicator.tail import ran_out_of
 from replicator.together import together
 
@@ -176,8 +176,15 @@ class ForeignFold:
 class ForeignWatch:
     """Watches the region while its replicator leads, and keeps the list of what is foreign."""
 
-    def __init__(self, region: Region, member_groups: Callable[[], Iterable[Group]]) -> None:
+    def __init__(
+        self,
+        region: Region,
+        member_groups: Callable[[], Iterable[Group]],
+        *,
+        watch: WatchAll | None = None,
+    ) -> None:
         self.region = region
+        self._watch_all = watch or alone(region.regional)
         self._member_groups = member_groups
         self._fold = ForeignFold()
         self._due: set[GroupName] = set()
@@ -222,7 +229,7 @@ class ForeignWatch:
 
     async def _follow(self, seen: Revision) -> None:
         start = Revision(seen + 1)
-        async with self.region.regional.watch(WHOLE_STORE, start=start) as items:
+        async with self._watch_all(start) as items:
             async for item in items:
                 if isinstance(item, RevisionChanges):
                     self._take(item, await self._expired(item))

@@ -11,6 +11,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 
+import attrs
 import structlog
 
 from meshkit.clock import Clock
@@ -211,7 +212,9 @@ class Inbound:
             silent_ms = self._clock.now_ms() - stream.arrivals.heard_at_ms
             is_idle = stream.receiver is None or stream.receiver.is_idle
             if taken.cut is not None or (is_idle and silent_ms >= quiet_ms):
-                return taken
+                # What the main stream brought is not contained in a group that it has skipped.
+                is_out = self.mirror.is_out_of_step(group)
+                return attrs.evolve(taken, contained_at_ms=None) if is_out else taken
             await self._clock.sleep_ms(self._limits.take_in_look_ms)
         return TakenIn()
 

@@ -27,10 +27,12 @@ from replicator.draft import Hold, Stale
 from replicator.limits import DEFAULT_LIMITS, Limits
 from replicator.link.port import Dialer, LinkLost, TargetEnd
 from replicator.messages import CopyPage, Refusal, SideFrame, SideRefused, Welcome
+from replicator.out_of_step import OutOfStepHere
 from replicator.pulse import Pulse
 from replicator.receiver import GapSeen, Receiver, ReceiverEvent, SourceChanged, SourceSilent, Work
 from replicator.refused import NotLeading, refused_by
 from replicator.region import RegionMirror
+from replicator.region_state import RegionState
 from replicator.resend_request import ResendRequest
 from replicator.side_requests import SideRequests
 from replicator.stalls import STALLS, stall_reason
@@ -76,9 +78,7 @@ class InboundStream:
         """Since when the source has not been heard of; None while it is connected."""
         self.is_over = False
         self._me, self._clock = me, clock
-        self._dialer = dialer
-        self._mirror = mirror
-        self._limits = limits
+        self._dialer, self._mirror, self._limits = dialer, mirror, limits
         self._rng = rng or random.Random()  # noqa: S311 -- spreads redials, keeps no secret
         self.applier = Applier(
             store,
@@ -95,6 +95,7 @@ class InboundStream:
         self._stored_at_ms = 0
         self.resend = ResendRequest(self.nudge)
         self._requests = SideRequests(source, paused=paused, limits=limits)
+        self._out_of_step = OutOfStepHere(source, paused=paused)
         self.arrivals = Arrivals(now_ms=clock.now_ms())
         self.receiver: Receiver | None = None
 
@@ -150,8 +151,7 @@ class InboundStream:
 
     def _redial_ms(self, failures: int) -> int:
         limits = self._limits
-        longest = limits.redial_ms_min << min(failures - 1, 16)
-        bounded = min(longest, limits.redial_ms_max)
+        bounded = min(limits.redial_ms_min << min(failures - 1, 16), limits.redial_ms_max)
         return self._rng.randint(bounded // 2, bounded)
 
     def _lose(self, problem: str) -> None:
@@ -236,7 +236,7 @@ class InboundStream:
                     await self._pulse.wait()
                 continue
             await insist(self._apply_work, work)
-            self._applied(receiver)
+            await insist(self._applied)
 
     async def _insist(
         self, receiver: Receiver, step: Callable[..., Awaitable[T]], *what: object
@@ -303,6 +303,7 @@ class InboundStream:
         if self.problem != hold.reason:
             self.problem = hold.reason
             _log.info("stream.held", source=self.source, why=hold.reason)
+        await self._see_out_of_step(receiver)
         receiver.on_progress(self.applier.position, self.applier.durable)
         self._pulse.beat()
         await self._pulse.wait()
@@ -323,9 +324,16 @@ class InboundStream:
             now_ms = self._clock.now_ms()
             self._requests.on_held(receiver, group, result.reason, shield=shield, now_ms=now_ms)
 
-    def _applied(self, receiver: Receiver) -> None:
+    async def _applied(self, receiver: Receiver) -> None:
+        await self._see_out_of_step(receiver)
         receiver.on_applied(self.applier.position, self.applier.durable)
         self._pulse.beat()
+
+    async def _see_out_of_step(self, receiver: Receiver) -> RegionState:
+        """See of which groups what is applied does not speak, before it is acknowledged."""
+        state = await self.applier.region()
+        receiver.out_of_step = self._out_of_step.look(state, now_ms=self._clock.now_ms())
+        return state
 
     async def _store_idle_progress(self, receiver: Receiver) -> bool:
         """Store progress that carried no record, now and then or when somebody waits for it."""
@@ -338,7 +346,7 @@ class InboundStream:
             return False
         await applier.store_checkpoint()
         self._stored_at_ms = self._clock.now_ms()
-        self._applied(receiver)
+        await self._applied(receiver)
         return True
 
     # --- events --------------------------------------------------------------------------------
@@ -367,7 +375,7 @@ class InboundStream:
                 break
             await self._on_hold(receiver, hold)
         self.problem = ""
-        self._applied(receiver)
+        await self._applied(receiver)
         _log.info("stream.connected", source=self.source, start=welcome.start)
 
     async def _on_side_refused(self, refused: SideRefused) -> None:
@@ -382,7 +390,7 @@ class InboundStream:
         known = self.applier.known
         if known is not None and self._mirror.has_moved(known):
             self.applier.forget()
-        state = await self.applier.region()
+        state = await self._see_out_of_step(receiver)
         version, now_ms = self.applier.joins_version, self._clock.now_ms()
         if not self._requests.is_due(version, now_ms=now_ms):
             return

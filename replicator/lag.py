@@ -13,14 +13,17 @@ counts as if it did. What is not known is unknown.
 from __future__ import annotations
 
 import bisect
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
 
 import attrs
 
+from meshkit.names import GroupName
 from meshkit.ordinals import Revision, Sequence
 from meshkit.status import Lag, StreamState
+from replicator.backlogs import Backlogs, Shares, shares_of
 from replicator.limits import DEFAULT_LIMITS, Limits
+from replicator.messages import OutOfStepChange
 from replicator.record import Record
 
 UNKNOWN = Lag(state=StreamState.UNKNOWN)
@@ -116,17 +119,23 @@ class StreamLag:
         """Up to where the target has a durable checkpoint: it goes on from there after a crash."""
         self.acknowledged_records = 0
         self._read_through = Sequence(0)
-        self._waiting: deque[tuple[Sequence, int]] = deque()
+        self.backlogs = Backlogs()
+        """What those groups lack of which the acknowledgements say nothing."""
+        self._waiting: deque[tuple[Sequence, int, Shares]] = deque()
         self._waiting_bytes = 0
         self._unacknowledged: Sequence | None = None
         """The oldest record that was read and not acknowledged when the connection ended."""
         self._progress_at_ms = 0
 
-    def on_connected(self, start: Sequence, *, is_fresh: bool, now_ms: int) -> None:
+    def on_connected(
+        self, start: Sequence, *, is_fresh: bool, now_ms: int, tells: bool = True
+    ) -> None:
         """A connection begins after `start`, which the target says it has applied.
 
-        A fresh start is not an acknowledgement: the target has yet to store it.
+        A fresh start is not an acknowledgement: the target has yet to store it. `tells`: whether
+        it says which groups are out of step.
         """
+        self.backlogs.on_connected(start, tells=tells)
         self.is_connected = True
         self.is_stalled = False
         self._read_through = start
@@ -152,31 +161,45 @@ class StreamLag:
                 # Sent again because somebody asked for it: applied long ago.
                 continue
             size = record.data_bytes
-            self._waiting.append((record.sequence, size))
+            self._waiting.append((record.sequence, size, shares_of(record)))
             self._waiting_bytes += size
 
     def on_acknowledged(
-        self, applied: Sequence, *, now_ms: int, stored: Sequence | None = None
+        self,
+        applied: Sequence,
+        *,
+        now_ms: int,
+        stored: Sequence | None = None,
+        out_of_step: OutOfStepChange | None = None,
     ) -> None:
-        """The target has applied everything up to `applied`, durably up to `stored`."""
+        """The target has applied everything up to `applied`, durably up to `stored`.
+
+        But of the groups that are out of step: `out_of_step` says which have become so.
+        """
+        if out_of_step is not None:
+            self.backlogs.on_told(out_of_step)
         if stored and (self.stored is None or stored > self.stored):
             self.stored = stored
         if self.acknowledged is None or applied > self.acknowledged:
             self.acknowledged = applied
             self._progress_at_ms = now_ms
         while self._waiting and self._waiting[0][0] <= applied:
-            self._waiting_bytes -= self._waiting.popleft()[1]
+            sequence, size, shares = self._waiting.popleft()
+            self._waiting_bytes -= size
             self.acknowledged_records += 1
+            self.backlogs.on_passed(sequence, shares, size)
+        self.backlogs.on_acknowledged(applied)
 
-    def evaluate(
-        self,
-        times: CommitTimes,
-        *,
-        now_ms: int,
-        out_of_step: bool = False,
-        is_paused: bool = False,
-    ) -> Lag:
-        """Return the lag as it is now."""
+    def waiting_of(self, groups: Collection[GroupName]) -> Counter[GroupName]:
+        """Return how many of the records that wait to be acknowledged change each of `groups`."""
+        found: Counter[GroupName] = Counter()
+        for _, _, shares in self._waiting:
+            named = (shares,) if isinstance(shares, str) else [group for group, _ in shares]
+            found.update(group for group in named if group in groups)
+        return found
+
+    def evaluate(self, times: CommitTimes, *, now_ms: int, is_paused: bool = False) -> Lag:
+        """Return the lag of the groups in step as it is now, if it is known which those are."""
         newest = times.newest
         if newest is None or self.acknowledged is None:
             return UNKNOWN
@@ -191,9 +214,9 @@ class StreamLag:
         if oldest is None:
             lag_ms, bound_ms = 0, now_ms - newest.sent_ms
         else:
-            lag_ms, bound_ms = _age(times.bracket(oldest), now_ms, is_record=is_record)
+            lag_ms, bound_ms = age_of(times.bracket(oldest), now_ms, is_record=is_record)
         known_ms = None if bound_ms is None else lag_ms
-        state = self._state(known_ms, now_ms=now_ms, out_of_step=out_of_step)
+        state = self._state(known_ms, now_ms=now_ms)
         return Lag(
             state=StreamState.PAUSED if is_paused else state,
             lag_ms=lag_ms,
@@ -212,17 +235,17 @@ class StreamLag:
         known = self._read_through if self.is_connected else self.acknowledged
         return (known + 1 if known < head else None), False
 
-    def _state(self, lag_ms: int | None, *, now_ms: int, out_of_step: bool) -> StreamState:
+    def _state(self, lag_ms: int | None, *, now_ms: int) -> StreamState:
         if not self.is_connected or self.is_stalled:
             return StreamState.STALLED
         if self._waiting and now_ms - self._progress_at_ms > self._limits.stalled_ms:
             return StreamState.STALLED
         if lag_ms is None or lag_ms > self._limits.catching_up_ms:
             return StreamState.CATCHING_UP
-        return StreamState.RECONCILING if out_of_step else StreamState.STREAMING
+        return StreamState.STREAMING
 
 
-def _age(
+def age_of(
     bracket: tuple[int | None, int | None], now_ms: int, *, is_record: bool
 ) -> tuple[int, int | None]:
     """Return the age of a commit and how far off that may be; never 0.

@@ -48,6 +48,7 @@ from replicator.link.port import Dialer
 from replicator.local_history import LocalHistory
 from replicator.outbound import Outbound
 from replicator.pausing import Pauses, Standstill
+from replicator.promises import AskedPromises
 from replicator.quarantine_count import QuarantineCount
 from replicator.replayer import Replayer
 from replicator.reporter import Reporter
@@ -75,6 +76,8 @@ class Home:
     limits: Limits
     access: AccessFence = attrs.field(factory=NoAccessFence)
     asker: AskRegion = attrs.field(factory=NobodyToAsk)
+    promise_asker: AskRegion | None = None
+    """Asks for promises, every second while they are needed; None: as everything else is asked."""
     certificate_not_after_ms: int | None = None
     spool: SpoolSettings | None = None
     compaction: CompactionRule | None = None
@@ -102,16 +105,7 @@ class Leadership:
         clock, cluster = home.clock, home.cluster
         region = _region(home, term, incarnation)
         self._pauses = Pauses(home.coordination, clock)
-        self.outbound = Outbound(
-            store=home.regional,
-            clock=clock,
-            cluster=cluster,
-            incarnation=incarnation,
-            is_leading=term.is_held,
-            history=history,
-            pauses=self._pauses,
-            limits=home.limits,
-        )
+        self.outbound = _outbound(home, term, incarnation, history, self._pauses)
         self.examiner = _examiner(home, term, incarnation)
         self.desk = _desk(home, term)
         self.inbound = _inbound(home, term, self._pauses)
@@ -125,6 +119,7 @@ class Leadership:
             clock=clock,
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
+            promises=self._promises(),
         )
         self.agent = Agent(
             region,
@@ -136,7 +131,8 @@ class Leadership:
         self._standstill = self._still(region)
         self._replayer = Replayer(region, self.inbound, authorities=self.agent.authorities)
         self.upkeep = Upkeep(region, self.agent, chain=self.chain)
-        self._foreign = ForeignWatch(region, self.upkeep.member_groups)
+        watch = self.outbound.shared_watch.watch
+        self._foreign = ForeignWatch(region, self.upkeep.member_groups, watch=watch)
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
         self.reporter = Reporter(
@@ -155,6 +151,11 @@ class Leadership:
         self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
         self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
         self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
+
+    def _promises(self) -> AskedPromises:
+        home = self._home
+        asker = home.promise_asker or home.asker
+        return AskedPromises(asker=asker, regional=home.regional, endpoints=self._endpoints)
 
     def _compacting(self) -> tuple[Coroutine[None, None, None], ...]:
         """Return what compacts the region's etcd, if that is asked for."""
@@ -304,6 +305,21 @@ def _examiner(home: Home, term: Term, incarnation: Incarnation) -> Examiner:
 
 def _desk(home: Home, term: Term) -> Desk:
     return Desk(store=home.regional, leader=term.guard(), clock=home.clock, is_leading=term.is_held)
+
+
+def _outbound(
+    home: Home, term: Term, incarnation: Incarnation, history: LocalHistory, pauses: Pauses
+) -> Outbound:
+    return Outbound(
+        store=home.regional,
+        clock=home.clock,
+        cluster=home.cluster,
+        incarnation=incarnation,
+        is_leading=term.is_held,
+        history=history,
+        pauses=pauses,
+        limits=home.limits,
+    )
 
 
 def _inbound(home: Home, term: Term, pauses: Pauses) -> Inbound:

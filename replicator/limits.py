@@ -14,6 +14,8 @@ class Limits:
     frame_writes_max: int = 1000
     source_backlog_bytes_max: int = 4 * 1024 * 1024
     """Revisions a source keeps in memory between the watch and the frames."""
+    shared_watch_bytes_max: int = 4 * 1024 * 1024
+    """What is kept of the newest revisions for those who follow the head by one watch."""
     catch_up_revisions: int = 5_000
     """A source further behind its head than this reads by several watches: one gets 10,000/s."""
     catch_up_watches: int = 16

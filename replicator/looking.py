@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
 from meshkit.names import GroupName
 from meshkit.ordinals import Revision
-from meshkit.store.port import Store
-from meshkit.store.txn import KeyValue
+from meshkit.store.port import Columns, Store, columns_of
 from replicator.messages import Compared, CopyPage, Outline, Verdict
-from replicator.outline import NO_FINGERPRINT, digest_of, fingerprint_of
+from replicator.outline import (
+    NO_DIGEST,
+    NO_FINGERPRINT,
+    digest_of,
+    digests_in,
+    fingerprint_of,
+    part_digests,
+    places_of_parts,
+)
 
 EXTRA_KEYS_MAX = 64
 """A stretch that holds so many keys more here than at the source is asked for whole."""
@@ -23,7 +30,7 @@ class NotLookedAt(LookupError):
 
 @attrs.frozen(kw_only=True)
 class Looked:
-    """What was found here in one stretch: no values, only what the keys were last changed at."""
+    """What was told of one stretch: no values, only what the keys were last changed at."""
 
     revision: Revision
     """Of this etcd when it was looked at."""
@@ -47,7 +54,7 @@ class Looking:
             del self._looked[key]
 
     async def compare(
-        self, outline: Outline, *, is_sent_always: Callable[[bytes], bool] = lambda _: False
+        self, outline: Outline, *, is_sent_always: Callable[[bytes], bool] | None = None
     ) -> Compared:
         """Return what the source is to be told of a stretch.
 
@@ -62,17 +69,27 @@ class Looking:
             return _answer(outline, Verdict.CROWDED)
         if not here.items and outline.keys_count and await self._is_empty_behind(outline):
             return _answer(outline, Verdict.EMPTY)
-        keys = tuple((item.key, item.mod_revision) for item in here.items)
+        found = columns_of(here.items)
+        strange = {key for key, lease in zip(found.keys, found.leases, strict=True) if lease}
+        if is_sent_always is not None:
+            strange |= {key for key in found.keys if is_sent_always(key)}
+        parts, asked = _differing(outline, found, strange)
+        keys = tuple([(found.keys[at], found.mod_revisions[at]) for at in asked])
         place = (outline.group, outline.number, outline.start)
         self._looked[place] = Looked(revision=here.revision, keys=keys)
-        strange = {item.key for item in here.items if item.lease or is_sent_always(item.key)}
-        if not strange and _is_as_outlined(here.items, outline):
+        if parts is None:
             return _answer(outline, Verdict.EQUAL)
         fingerprints = b"".join(
-            NO_FINGERPRINT if item.key in strange else fingerprint_of(item.key, item.value)
-            for item in here.items
+            [
+                NO_FINGERPRINT
+                if found.keys[at] in strange
+                else fingerprint_of(found.keys[at], found.values[at])
+                for at in asked
+            ]
         )
-        return _answer(outline, Verdict.DIFFERENT, fingerprints)
+        return attrs.evolve(
+            _answer(outline, Verdict.DIFFERENT), fingerprints=fingerprints, parts=parts
+        )
 
     async def _is_empty_behind(self, outline: Outline) -> bool:
         rest = (outline.end, outline.range_end)
@@ -92,17 +109,31 @@ class Looking:
             raise NotLookedAt(f"{page.start!r} of {page.group}") from None
 
 
-def _is_as_outlined(items: tuple[KeyValue, ...], outline: Outline) -> bool:
-    if len(items) != outline.keys_count:
-        return False
-    return digest_of((item.key, item.value) for item in items) == outline.digest
+def _differing(
+    outline: Outline, found: Columns, strange: set[bytes]
+) -> tuple[tuple[int, ...] | None, Iterable[int]]:
+    """Return the parts that differ (None: nothing does), and the places of the keys to tell of."""
+    everything = range(len(found.keys))
+    if not outline.part_digests:
+        is_equal = not strange and len(found.keys) == outline.keys_count
+        if is_equal and digest_of(zip(found.keys, found.values, strict=True)) == outline.digest:
+            return None, ()
+        return (), everything
+    own = part_digests(found.keys, found.values, outline.part_starts, by_key=strange)
+    told = digests_in(outline.part_digests)
+    parts = tuple(
+        number for number, digest in enumerate(told) if digest == NO_DIGEST or digest != own[number]
+    )
+    if not parts:
+        return None, ()
+    places = places_of_parts(found.keys, outline.part_starts)
+    return parts, [at for part in parts for at in everything[places[part] : places[part + 1]]]
 
 
-def _answer(outline: Outline, verdict: Verdict, fingerprints: bytes = b"") -> Compared:
+def _answer(outline: Outline, verdict: Verdict) -> Compared:
     return Compared(
         number=outline.number,
         group=outline.group,
         start=outline.start,
         verdict=verdict,
-        fingerprints=fingerprints,
     )

@@ -52,6 +52,8 @@ class Join:
     cursor: bytes = b""
     compares: bool = False
     """The target answers an `Outline`, so that only what differs need be sent."""
+    compares_parts: bool = False
+    """It takes an outline that tells of parts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -76,8 +78,35 @@ class Hello:
     credit_bytes: int = 0
     takes_pieces: bool = False
     """Whether the target knows what to do with a record that comes in pieces."""
+    takes_columns: bool = False
+    """Whether it can read frames of plain puts by their columns."""
     resend_after: Sequence | None = None
     """Begin here, though everything up to `position` is applied: it is to come again."""
+    tells_out_of_step: bool = False
+    """Whether its acknowledgements say which groups they do not speak of."""
+
+
+@attrs.frozen(kw_only=True)
+class OutOfStep:
+    """A group of which the main stream's acknowledgements say nothing: it has its own position."""
+
+    group: GroupName
+    why: str
+    """A `WhyBehind`, or what a newer target calls it."""
+    position: Sequence | None = None
+    """Up to where the source's log is applied of it; None: the target does not know either."""
+    text: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class OutOfStepChange:
+    """Which groups have fallen out of step, or stand elsewhere, and which are back in step.
+
+    The first of a connection says all of it.
+    """
+
+    groups: tuple[OutOfStep, ...] = ()
+    back: tuple[GroupName, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -90,6 +119,8 @@ class Ack:
     """In total since Hello: the source may have sent so many bytes altogether."""
     stalled: str = ""
     """Why the target's etcd takes nothing at the moment; it goes on by itself."""
+    out_of_step: OutOfStepChange | None = None
+    """What it does not speak of, if that has changed: `applied` is true of all other groups."""
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +133,10 @@ class Compared:
     """Of the stretch."""
     verdict: Verdict
     fingerprints: bytes = b""
-    """Of everything the target holds there, in key order (`outline.fingerprints_in`)."""
+    """Of what the target holds there, in key order (`outline.fingerprints_in`): of everything, or
+    of what lies in `parts`."""
+    parts: tuple[int, ...] = ()
+    """Which parts differ, if the outline told of parts."""
 
 
 ToSource = Hello | Ack | Join | Leave | Compared
@@ -170,6 +204,8 @@ class Frame:
     after: Sequence
     through: Sequence
     records: tuple[Record, ...] = ()
+    in_columns: bool = attrs.field(default=False, eq=False)
+    """Whether the wire may have it by columns; nothing of what it means."""
 
 
 @attrs.frozen(kw_only=True)
@@ -214,7 +250,7 @@ class CopyPage:
     is_delta: bool = False
     """Only what differs: the rest of what the target outlined there is as it should be."""
     dropped: tuple[int, ...] = ()
-    """Of a delta: the places, among what the target holds, of what is not so at the source."""
+    """Of a delta: the places, among what the target told of, of what is not so at the source."""
     weight_bytes: int = attrs.field(init=False, eq=False, repr=False)
     """What it weighs in memory and on the wire, roughly; equal on both sides of a link."""
 
@@ -239,6 +275,11 @@ class Outline:
     """Of the prefix that the stretch lies in."""
     keys_count: int
     digest: bytes
+    """Of the whole, unless it is told of in parts; empty: each key is to be looked at."""
+    part_starts: tuple[bytes, ...] = ()
+    """Where the second part begins, and each that follows."""
+    part_digests: bytes = b""
+    """Of each part (`outline.digests_in`)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from meshkit.names import ClusterName, GroupName
 from meshkit.quarantine import QuarantineClass
-from meshkit.status import GroupHealth, StreamState, StreamStatus
+from meshkit.status import GroupHealth, StreamState, StreamStatus, WhyBehind
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +32,8 @@ class Reading:
     leases_problem: str
     spool_bytes: int | None = None
     compacted_revision: int | None = None
+    kept: Sequence[GroupName] = ()
+    """Groups whose writes go on by promise."""
 
 
 class ReplicatorCollector(Collector):
@@ -52,6 +54,7 @@ class ReplicatorCollector(Collector):
         )
         if reading is not None:
             yield from _of_streams(reading)
+            yield from _of_groups_behind(reading.streams)
             yield from _of_groups(reading)
 
 
@@ -119,6 +122,30 @@ def _of_streams(reading: Reading) -> Iterator[Metric]:
     yield from (lag, bound, known, records, size, rate, head, applied, state, headroom, spooled)
 
 
+def _of_groups_behind(streams: Sequence[StreamStatus]) -> Iterator[Metric]:
+    """Yield what is known of the groups out of step: so many series, and no more."""
+    labels = ["source", "target", "group"]
+    lag = GaugeMetricFamily(
+        "mesh_replication_group_lag_seconds",
+        "The lag of a group that is out of step; absent when unknown, and of groups in step.",
+        labels=labels,
+    )
+    out = GaugeMetricFamily(
+        "mesh_replication_group_out_of_step",
+        "1 for a group that is out of step, by why it is.",
+        labels=[*labels, "why"],
+    )
+    for stream in streams:
+        whys = {one.group: one.why for one in stream.behind}
+        for group in stream.groups_out_of_step:
+            values = [stream.source, stream.target, group]
+            out.add_metric([*values, whys.get(group, WhyBehind.UNKNOWN.value)], 1)
+            lag_ms = stream.lag_of(group).lag_ms
+            if lag_ms is not None:
+                lag.add_metric(values, lag_ms / 1000)
+    yield from (lag, out)
+
+
 def _of_groups(reading: Reading) -> Iterator[Metric]:
     labels = ["cluster", "group"]
     epoch = GaugeMetricFamily(
@@ -126,6 +153,11 @@ def _of_groups(reading: Reading) -> Iterator[Metric]:
     )
     permit = GaugeMetricFamily(
         "mesh_group_permit", "1 while writes of the group are accepted here.", labels=labels
+    )
+    kept = GaugeMetricFamily(
+        "mesh_group_kept",
+        "1 while writes of the group go on here by promise: the coordination etcd is silent.",
+        labels=labels,
     )
     in_step = GaugeMetricFamily(
         "mesh_group_in_step", "1 if the copy here is complete and follows.", labels=labels
@@ -142,8 +174,9 @@ def _of_groups(reading: Reading) -> Iterator[Metric]:
             quarantined.add_metric([*values, kind.value], waiting)
         epoch.add_metric(values, group.epoch)
         permit.add_metric(values, int(group.permit))
+        kept.add_metric(values, int(name in reading.kept))
         in_step.add_metric(values, int(group.in_step))
-    yield from (epoch, permit, in_step, quarantined)
+    yield from (epoch, permit, kept, in_step, quarantined)
     foreign = GaugeMetricFamily(
         "mesh_foreign_writes", "Writes found that bypassed the permit.", labels=["cluster"]
     )

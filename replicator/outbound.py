@@ -19,7 +19,8 @@ from meshkit.pauses import ReplicationPause
 from meshkit.status import Lag, StreamState, StreamStatus
 from meshkit.store.port import Store
 from replicator.anchors import HeadTracker
-from replicator.lag import UNKNOWN, StreamLag
+from replicator.group_lag import TargetLag, target_lag, told_of
+from replicator.lag import StreamLag
 from replicator.lease_terms import LeaseTerms
 from replicator.limits import DEFAULT_LIMITS, Limits
 from replicator.link.port import LinkLost, SourceEnd
@@ -28,6 +29,7 @@ from replicator.messages import Hello, Refusal, RefusalCode
 from replicator.outbound_session import OutboundSession
 from replicator.pausing import Pauses
 from replicator.pulse import Pulse
+from replicator.shared_watch import SharedWatch
 from replicator.throttle import Throttle
 from replicator.together import together
 
@@ -74,6 +76,7 @@ class Outbound:
         self._incarnation = incarnation
         self._is_leading = is_leading
         self._limits = limits
+        self.shared_watch = SharedWatch(store, clock=clock, limits=limits)
         self._heads = HeadTracker(store, clock, limits=limits)
         self._terms = LeaseTerms(store, clock=clock)
         self._pulse = Pulse()
@@ -86,7 +89,7 @@ class Outbound:
         """Read the head until cancelled; then every connection is ended."""
         self._is_running = True
         try:
-            await together(self._heads.run(), self._announce())
+            await together(self._heads.run(), self._announce(), self.shared_watch.run())
         finally:
             self._is_running = False
             for target in self._targets.values():
@@ -170,6 +173,7 @@ class Outbound:
             heads=self._heads,
             lag=target.lag,
             pulse=self._pulse,
+            watch=self.shared_watch.watch,
             terms=self._terms,
             is_leading=self._leads,
             history=self._history,
@@ -214,17 +218,21 @@ class Outbound:
 
     # --- how far they are ----------------------------------------------------------------------
 
-    def lag(self, target: ClusterName) -> Lag:
-        """Return how far a target lags, evaluated now."""
+    def lag(self, target: ClusterName, group: GroupName | None = None) -> Lag:
+        """Return how far a target lags, evaluated now: in all, or in one group."""
+        return self._lag_of(target).of(group)
+
+    def _lag_of(self, target: ClusterName) -> TargetLag:
         known = self._targets.get(target)
         if known is None or not self._is_running:
-            return UNKNOWN
-        out_of_step = bool(known.session and known.session.groups_out_of_step)
-        return known.lag.evaluate(
+            return TargetLag()
+        return target_lag(
+            known.lag,
             self._heads.times,
             now_ms=self._clock.now_ms(),
-            out_of_step=out_of_step,
             is_paused=self._pause(target) is not None,
+            asked=known.session.groups_asked if known.session else (),
+            limits=self._limits,
         )
 
     def statuses(self) -> list[StreamStatus]:
@@ -236,32 +244,30 @@ class Outbound:
     ) -> Lag:
         """Return once `target` is streaming and lags no more than this.
 
-        With `group`, other groups that are still copied do not stand in the way.
+        With `group`, other groups that are out of step do not stand in the way.
         """
         while True:
-            lag = self.lag(target)
+            lag = self.lag(target, group)
             is_known = lag.lag_ms is not None and lag.error_bound_ms is not None
-            if is_known and lag.lag_ms is not None and lag.lag_ms <= lag_ms_max:
-                session = self._targets[target].session
-                behind = session.groups_out_of_step if session else ()
-                is_reconciling = lag.state is StreamState.RECONCILING
-                if lag.state is StreamState.STREAMING or (
-                    is_reconciling and group is not None and group not in behind
-                ):
-                    return lag
+            is_close = is_known and (lag.lag_ms or 0) <= lag_ms_max
+            if is_close and lag.state is StreamState.STREAMING:
+                return lag
             await self._pulse.wait()
 
     def _status(self, name: ClusterName, target: _Target) -> StreamStatus:
-        session = target.session
+        session, lag = target.session, self._lag_of(name)
         return StreamStatus(
             source=self._cluster,
             target=name,
             incarnation=self._incarnation,
-            lag=self.lag(name),
+            lag=lag.whole,
             head=Sequence(self._heads.head),
             applied=target.lag.acknowledged,
             records_per_second=self._rate(target),
-            groups_out_of_step=session.groups_out_of_step if session else (),
+            groups_out_of_step=tuple(sorted(lag.behind)),
+            tells=lag.tells,
+            in_step=lag.in_step,
+            behind=told_of(lag.behind.values()),
             copies=session.copies.progress() if session else (),
             at_ms=self._clock.wall_ms(),
             problem=self._problem(name, target),

@@ -27,6 +27,7 @@ from replicator.messages import Compared, Hello, Join, Leave, RefusalCode
 from replicator.pulse import Pulse, either
 from replicator.segments import SegmentMap
 from replicator.sender import Acknowledged, ProtocolBroken, Sender, SenderEvent, Silent
+from replicator.shared_watch import WatchAll
 from replicator.source import Tail
 from replicator.spool.reading import SpoolReading
 from replicator.throttle import Throttle
@@ -58,6 +59,7 @@ class OutboundSession:
         heads: HeadTracker,
         lag: StreamLag,
         pulse: Pulse,
+        watch: WatchAll,
         terms: LeaseTerms,
         throttle: Throttle,
         is_leading: Callable[[], bool],
@@ -76,6 +78,7 @@ class OutboundSession:
         self._heads = heads
         self._lag = lag
         self._outbound_pulse = pulse
+        self._watch = watch
         self._terms = terms
         self._is_leading = is_leading
         self._is_held = is_held
@@ -90,19 +93,17 @@ class OutboundSession:
         self._cuts: dict[GroupName, Sequence] = {}
         self._parked: dict[GroupName, Join] = {}
         self._sides: dict[GroupName, tuple[Join, asyncio.Task[None]]] = {}
-        pacing = Pacing(clock=clock, throttle=throttle, is_held=is_held)
-        self.copies = Copies(
-            self._sender, self._pulse, pacing, store=store, terms=terms, limits=limits
-        )
+        pace = Pacing(clock=clock, throttle=throttle, is_held=is_held)
+        self.copies = Copies(self._sender, self._pulse, pace, store, terms=terms, limits=limits)
 
     def nudge(self) -> None:
         """Whether the stream is held may have changed: look again."""
         self._pulse.beat()
 
     @property
-    def groups_out_of_step(self) -> tuple[GroupName, ...]:
-        """The groups that the target copies or follows beside the main stream."""
-        return tuple(sorted({*self._parked, *self._sides}))
+    def groups_asked(self) -> frozenset[GroupName]:
+        """The groups of which the target has asked for a side stream."""
+        return frozenset({*self._parked, *self._sides})
 
     @property
     def needed(self) -> Sequence | None:
@@ -171,8 +172,8 @@ class OutboundSession:
         )
         self._sender.on_head(head, wall_ms=asked_at_ms)
         self._applied = begun.applied
-        now_ms = self._clock.now_ms()
-        self._lag.on_connected(begun.applied, is_fresh=begun.is_fresh, now_ms=now_ms)
+        now_ms, tells = self._clock.now_ms(), self._hello.tells_out_of_step
+        self._lag.on_connected(begun.applied, is_fresh=begun.is_fresh, now_ms=now_ms, tells=tells)
         _log.info("target.welcomed", target=self.target, start=begun.start, is_fresh=begun.is_fresh)
         return self._tail_after(begun.start, begun.segments, begun.spooled)
 
@@ -189,6 +190,7 @@ class OutboundSession:
             after=after,
             segments=segments,
             spooled=spooled,
+            watch=self._watch,
             terms=self._terms,
             takes_pieces=self._hello.takes_pieces,
             limits=self._limits,
@@ -210,10 +212,9 @@ class OutboundSession:
                 await self._pulse.wait()
 
     async def _send_due(self) -> bool:
-        messages = self._sender.messages_to_send(now_ms=self._clock.now_ms())
-        for message in messages:
-            await self._connection.send(message)
-        if messages:
+        if messages := self._sender.messages_to_send(now_ms=self._clock.now_ms()):
+            for message in messages:
+                await self._connection.send(message)
             self._pulse.beat()
         return bool(messages)
 
@@ -262,8 +263,9 @@ class OutboundSession:
             case Acknowledged():
                 self.problem = event.stalled
                 self._lag.is_stalled = bool(event.stalled)
+                now_ms, told = self._clock.now_ms(), event.out_of_step
                 self._lag.on_acknowledged(
-                    event.applied, stored=event.durable, now_ms=self._clock.now_ms()
+                    event.applied, stored=event.durable, now_ms=now_ms, out_of_step=told
                 )
                 self._outbound_pulse.beat()
             case Join():
@@ -314,8 +316,7 @@ class OutboundSession:
         try:
             await self._copy_and_follow(join)
         finally:
-            side = self._sides.get(join.group)
-            if side is not None and side[0].number == join.number:
+            if (side := self._sides.get(join.group)) and side[0].number == join.number:
                 self._cuts.pop(join.group, None)
                 del self._sides[join.group]
                 self._outbound_pulse.beat()

@@ -30,8 +30,9 @@ def plan_main(state: RegionState, batch: MainBatch, at: Standpoint) -> ApplyPlan
     """Return what to do with a batch of the main stream, or with as much of it as is decided."""
     draft = Draft(state, at)
     for record in batch.records:
+        draft.before = Sequence(record.sequence - 1)
         if draft.writes and draft.repeats(record):
-            return draft.plan(Sequence(record.sequence - 1))
+            return draft.plan(draft.before)
         try:
             if record.marks or len(record.parts) > 1:
                 _check(draft, record)
@@ -104,6 +105,7 @@ def plan_page(
         phase=JoinPhase.FOLLOWING if is_done else JoinPhase.COPYING,
         sequence=page.cut,
         cursor=end,
+        left_at=None if is_done else own.contained,
     )
     if own == after:
         return None
@@ -151,6 +153,7 @@ def plan_fresh(
     """
     draft = Draft(state, at)
     draft.is_durable = True
+    draft.before = before
     _join_again(draft)
     for segment in segments:
         fence = draft.fence(segment.group)
@@ -310,7 +313,14 @@ def _take_mark(draft: Draft, mark: Mark) -> None:
 
 def _again(own: GroupCheckpoint, reason: str) -> GroupCheckpoint:
     """Return the checkpoint of a group of which nothing that was copied counts any more."""
-    return attrs.evolve(own, phase=JoinPhase.JOINING, sequence=NOTHING, cursor=b"", reason=reason)
+    return attrs.evolve(
+        own,
+        phase=JoinPhase.JOINING,
+        sequence=NOTHING,
+        cursor=b"",
+        reason=reason,
+        left_at=own.contained,
+    )
 
 
 def _must_copy_again(record: Record, own: GroupCheckpoint) -> bool:

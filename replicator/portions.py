@@ -12,7 +12,7 @@ from __future__ import annotations
 import attrs
 
 from meshkit.names import GroupName
-from meshkit.ordinals import Epoch
+from meshkit.ordinals import Epoch, Sequence
 from meshkit.regional import ParkedWrite, PartsCheckpoint
 from replicator.draft import ApplyPlan, Draft, Held, Hold, Standpoint
 from replicator.plan import begin_record, check_part, end_record, take_part
@@ -45,6 +45,7 @@ def plan_portion(
 ) -> Portion | Hold:
     """Return the next portion of a record, or of a piece of it."""
     draft = Draft(state, at)
+    draft.before = Sequence(record.sequence - 1)
     mark = _open_mark(state, record, at)
     cursors = dict(mark.cursors)
     taken: list[TakenWrite] = []
@@ -86,6 +87,7 @@ def plan_parked(
 ) -> ApplyPlan:
     """Return how to go on without a group of which etcd here refuses a write: it is copied."""
     draft = Draft(state, at)
+    draft.before = Sequence(write.sequence - 1)
     fence = draft.fence(group)
     if fence is not None and fence.epoch == epoch and not draft.joins_of(group):
         draft.join(fence, epoch, fence.token, write.problem)

@@ -8,6 +8,7 @@ with duplicates dropped, gaps found and frames merged into batches.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import attrs
 
@@ -27,6 +28,8 @@ from replicator.messages import (
     Join,
     Leave,
     Outline,
+    OutOfStep,
+    OutOfStepChange,
     Refusal,
     SideFrame,
     SideRefused,
@@ -105,6 +108,9 @@ class Receiver:
         self._next_piece = (Sequence(0), 0)
         self._applied = self._durable = position or Sequence(0)
         self._acked = (Sequence(0), Sequence(0), 0, "")
+        self.out_of_step: Mapping[GroupName, OutOfStep] | None = None
+        """Of which groups `applied` does not speak; None: nobody has looked yet."""
+        self._told: Mapping[GroupName, OutOfStep] | None = None
         self._welcomed = False
         self._inbox: deque[Work] = deque()
         self._outlines: deque[Outline] = deque()
@@ -136,6 +142,7 @@ class Receiver:
             sequence=checkpoint.sequence,
             cursor=checkpoint.cursor,
             compares=True,
+            compares_parts=True,
         )
         self._joins[checkpoint.group] = join
         if self._welcomed:
@@ -167,7 +174,9 @@ class Receiver:
             position=self._start,
             credit_bytes=self._limits.window_bytes_max,
             takes_pieces=True,
+            takes_columns=True,
             resend_after=self.resend.after if self.resend else None,
+            tells_out_of_step=True,
         )
 
     def receive(self, message: ToTarget, *, now_ms: int) -> None:
@@ -196,7 +205,8 @@ class Receiver:
 
     def messages_to_send(self, *, now_ms: int) -> list[ToSource]:
         """Return what is to be sent now, in order, and forget it."""
-        if self._welcomed and self._ack_content() != self._acked:
+        is_news = self._ack_content() != self._acked or self.out_of_step != self._told
+        if self._welcomed and is_news:
             self._ack(now_ms)
         out = list(self._out)
         self._out.clear()
@@ -365,5 +375,16 @@ class Receiver:
                 durable=self._durable,
                 credit_bytes=credit,
                 stalled=self.stalled,
+                out_of_step=self._change_to_tell(),
             )
+        )
+
+    def _change_to_tell(self) -> OutOfStepChange | None:
+        if self.out_of_step is None or self.out_of_step == self._told:
+            return None
+        now, told = self.out_of_step, self._told or {}
+        self._told = now
+        return OutOfStepChange(
+            groups=tuple(one for group, one in sorted(now.items()) if one != told.get(group)),
+            back=tuple(sorted(told.keys() - now.keys())),
         )

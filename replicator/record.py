@@ -13,7 +13,7 @@ import attrs
 
 from meshkit.model import Lineage
 from meshkit.names import GroupName
-from meshkit.ordinals import NO_TOKEN, Epoch, LeaseId, Sequence, Token
+from meshkit.ordinals import NO_LEASE, NO_TOKEN, Epoch, LeaseId, Sequence, Token
 from meshkit.store.txn import Delete, Put
 
 Write = Put | Delete
@@ -152,6 +152,25 @@ class Record:
         _set_writes_count(record, len(part.writes))
         return record
 
+    @classmethod
+    def of_put(
+        cls, sequence: Sequence, group: GroupName, epoch: Epoch, key: bytes, value: bytes
+    ) -> Record:
+        """Return a whole record of one put without a lease: nearly all are."""
+        put = _new(Put)
+        _set_key(put, key)
+        _set_value(put, value)
+        _set_lease(put, NO_LEASE)
+        _set_keep_value(put, False)
+        record = _new(cls)
+        _set_sequence(record, sequence)
+        _set_parts(record, (GroupPart.made(group, epoch, (put,)),))
+        _set_marks(record, ())
+        _set_piece(record, None)
+        _set_weight_bytes(record, len(key) + len(value) + 2 * WRITE_OVERHEAD_BYTES)
+        _set_writes_count(record, 1)
+        return record
+
     @weight_bytes.default
     def _weigh(self) -> int:
         total = WRITE_OVERHEAD_BYTES * (1 + 8 * len(self.marks))
@@ -226,6 +245,9 @@ class Record:
 _new = object.__new__
 _set_group, _set_epoch, _set_writes, _set_leases = (
     getattr(GroupPart, name).__set__ for name in ("group", "epoch", "writes", "leases")
+)
+_set_key, _set_value, _set_lease, _set_keep_value = (
+    getattr(Put, name).__set__ for name in ("key", "value", "lease", "keep_value")
 )
 _set_sequence, _set_parts, _set_marks, _set_piece, _set_weight_bytes, _set_writes_count = (
     getattr(Record, name).__set__

@@ -18,8 +18,17 @@ from meshkit.errors import MeshError, StoreReplaced
 from meshkit.keys import CoordinationKeys, RegionalKeys, last_part
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, LeaseId, Sequence
+from meshkit.promises import Promise
 from meshkit.regional import Checkpoint, Fence, FenceMode, GroupCheckpoint, JoinPhase, ParkedWrite
-from meshkit.status import Applied, ClusterHealth, GroupHealth, LogHead, StreamStatus, TargetHead
+from meshkit.status import (
+    Applied,
+    ClusterHealth,
+    GroupHead,
+    GroupHealth,
+    LogHead,
+    StreamStatus,
+    TargetHead,
+)
 from meshkit.store.port import StoreStatus
 from meshkit.store.txn import Delete, Put, Txn
 from replicator.agent_ports import Region
@@ -57,6 +66,10 @@ class Leases(Protocol):
 
     def problem(self) -> str:
         """Return what is wrong with the chain of leases, or nothing."""
+
+    @property
+    def kept(self) -> tuple[GroupName, ...]:
+        """The groups whose writes go on by promise now."""
 
 
 class Reporter:
@@ -145,6 +158,7 @@ class Reporter:
             groups={g.name: self._group(g.name) for g in self._upkeep.member_groups()},
             foreign_writes=self._foreign_count(),
             leases_problem=self._leases.problem(),
+            kept=self._leases.kept,
             spool_bytes=self._history.spool_bytes if self._history is not None else None,
             compacted_revision=(
                 self._history.retention.compacted if self._history is not None else None
@@ -202,6 +216,7 @@ class Reporter:
         if is_torn:
             problems.append("it holds a part of a transaction, the rest is being applied")
         parked = self._upkeep.parked.entries.get(RegionalKeys.parked(group)) if joins else None
+        promise = self._upkeep.promises.entries.get(RegionalKeys.promise(group))
         foreign = self._foreign.found.get(group)
         if foreign is not None:
             problems.append(foreign.problem)
@@ -217,20 +232,13 @@ class Reporter:
             problem="; ".join(problems),
             parked=decode(ParkedWrite, parked.value).problem if parked else "",
             leases=self._obstacles.get(group, ""),
+            promised_to=decode(Promise, promise.value).to if promise else "",
             quarantined=dict(self._quarantined(group)),
             ahead=any(join.phase is JoinPhase.AHEAD for join in joins),
         )
 
     def _head(self, status: StoreStatus, streams: Iterable[StreamStatus], *, at_ms: int) -> LogHead:
-        targets = {
-            stream.target: TargetHead(
-                applied=stream.applied,
-                records=stream.lag.records,
-                records_per_second=stream.records_per_second,
-                lag_ms=stream.lag.lag_ms,
-            )
-            for stream in streams
-        }
+        targets = {stream.target: target_head(stream) for stream in streams}
         return LogHead(
             cluster=self.region.cluster,
             incarnation=self.region.incarnation,
@@ -238,3 +246,22 @@ class Reporter:
             at_ms=at_ms,
             targets=targets,
         )
+
+
+def target_head(stream: StreamStatus) -> TargetHead:
+    """Return what is to be known of a target when this region is gone: bounds, or nothing."""
+    lag = stream.in_step if stream.tells and stream.in_step is not None else stream.lag
+    unknown = dict.fromkeys(stream.groups_out_of_step, GroupHead())
+    known = {
+        one.group: GroupHead(
+            applied=one.position, records=one.lag.records, lag_ms=one.lag.greatest_ms
+        )
+        for one in stream.behind
+    }
+    return TargetHead(
+        applied=stream.applied,
+        records=lag.records,
+        records_per_second=stream.records_per_second,
+        lag_ms=lag.greatest_ms,
+        behind={**unknown, **known},
+    )

@@ -7,6 +7,7 @@ Whatever something that ignores the permit wrote past the cut is set aside befor
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Ordered
 from contextlib import aclosing
 
 import attrs
@@ -187,7 +188,7 @@ class Reversal:
                     await self._detach(leased[start : start + DETACH_KEYS_MAX], source)
         return leases
 
-    async def _pages(self, prefix: bytes) -> AsyncGenerator[tuple[KeyValue, ...], None]:
+    async def _pages(self, prefix: bytes) -> AsyncGenerator[Ordered[KeyValue], None]:
         at, end = prefix_range(prefix)
         has_more = True
         while has_more:

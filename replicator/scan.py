@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from collections.abc import Sequence as Ordered
 
 from meshkit.ordinals import Revision
-from meshkit.store.port import Store
+from meshkit.store.port import Store, columns_of
 from meshkit.store.txn import KeyValue, prefix_range
 from replicator.digest import Digest, bucket_of, entry_hash
 from replicator.limits import DEFAULT_LIMITS, Limits
@@ -19,7 +20,7 @@ async def scan(
     revision: Revision,
     *,
     limits: Limits = DEFAULT_LIMITS,
-) -> AsyncIterator[tuple[KeyValue, ...]]:
+) -> AsyncIterator[Ordered[KeyValue]]:
     """Yield every key under the prefixes as of `revision`; no prefix begins with another.
 
     Raises:
@@ -42,8 +43,9 @@ async def digest_at(
     """Return the digest of everything under the prefixes as of `revision`."""
     digest = Digest()
     async for items in scan(store, prefixes, revision, limits=limits):
-        for item in items:
-            digest.add(item.key, item.value)
+        found = columns_of(items)
+        for key, value in zip(found.keys, found.values, strict=True):
+            digest.add(key, value)
     return digest
 
 

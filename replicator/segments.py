@@ -118,6 +118,10 @@ class SegmentMap:
         if segment.opened <= 0 or segment.cut is not None:
             self._mark_dirty(group)
             return None
+        if not change.is_delete and not change.item.lease:
+            item = change.item
+            sequence = Sequence(changes.revision)
+            return Record.of_put(sequence, group, segment.epoch, item.key, item.value)
         part = GroupPart.made(group, segment.epoch, (_write(change),))
         return Record.of_one(Sequence(changes.revision), part)
 

@@ -25,6 +25,7 @@ from replicator.messages import (
     Join,
     Leave,
     Outline,
+    OutOfStepChange,
     Refusal,
     RefusalCode,
     SegmentStanding,
@@ -46,6 +47,8 @@ class Acknowledged:
     durable: Sequence
     """Of that, what its checkpoint says."""
     stalled: str = ""
+    out_of_step: OutOfStepChange | None = None
+    """Of which groups it does not speak, if that has changed."""
 
 
 @attrs.frozen
@@ -150,7 +153,10 @@ class Sender:
         match message:
             case Ack():
                 self._credit_bytes = max(self._credit_bytes, message.credit_bytes)
-                self._events.append(Acknowledged(message.applied, message.durable, message.stalled))
+                applied, durable = message.applied, message.durable
+                self._events.append(
+                    Acknowledged(applied, durable, message.stalled, message.out_of_step)
+                )
             case Join():
                 self._end_sides_of(message.group)
                 self._events.append(message)
@@ -282,7 +288,14 @@ class Sender:
     # --- inside --------------------------------------------------------------------------------
 
     def _cover(self, records: tuple[Record, ...]) -> None:
-        self._push(Frame(after=self.sent_through, through=self.read_through, records=records))
+        self._push(
+            Frame(
+                after=self.sent_through,
+                through=self.read_through,
+                records=records,
+                in_columns=self._hello is not None and self._hello.takes_columns,
+            )
+        )
         self.sent_through = self.read_through
         self._settle_sides()
 

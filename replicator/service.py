@@ -53,6 +53,7 @@ async def _serve(config: ReplicatorConfig) -> None:
     coordination = connect_etcd(config.coordination_etcd, clock=clock)
     identity = IdentityFiles(**attrs.asdict(config.identity, recurse=False))
     dialer = GrpcDialer(identity=identity, limits=limits)
+    promise_asker = GrpcAsker(identity, stands=True)
     home = Home(
         cluster=config.cluster,
         replicator=config.name,
@@ -64,6 +65,7 @@ async def _serve(config: ReplicatorConfig) -> None:
         limits=limits,
         access=access_of(config, regional, clock),
         asker=GrpcAsker(identity),
+        promise_asker=promise_asker,
         certificate_not_after_ms=identity.not_after_ms(),
         spool=spool_of(config),
         compaction=compaction_of(config),
@@ -93,7 +95,9 @@ async def _serve(config: ReplicatorConfig) -> None:
             await _run(replicator)
     finally:
         await asyncio.gather(server.stop(), return_exceptions=True)
-        await asyncio.gather(dialer.close(), regional.close(), coordination.close())
+        await asyncio.gather(
+            dialer.close(), promise_asker.close(), regional.close(), coordination.close()
+        )
 
 
 async def _run(replicator: Replicator) -> None:

@@ -19,7 +19,7 @@ from meshkit.keys import ROOT, RegionalKeys
 from meshkit.names import GroupName
 from meshkit.ordinals import LeaseId, Revision, Sequence
 from meshkit.store.port import LateChanges, RevisionChanges, Store
-from meshkit.store.txn import WHOLE_STORE, KeyRange, prefix_range
+from meshkit.store.txn import KeyRange, prefix_range
 from replicator.catch_up import CatchUp, NotByMany, is_trusted
 from replicator.lease_terms import LeaseTerms
 from replicator.limits import DEFAULT_LIMITS, Limits
@@ -27,6 +27,7 @@ from replicator.messages import SegmentStanding
 from replicator.pulse import Pulse
 from replicator.record import LeaseTerm, Record
 from replicator.segments import Segment, SegmentMap
+from replicator.shared_watch import WatchAll, alone
 from replicator.spool.reading import SpoolReading
 from replicator.weight import changes_bytes
 
@@ -57,6 +58,7 @@ class Tail:
         clock: Clock,
         after: Sequence,
         segments: SegmentMap,
+        watch: WatchAll | None = None,
         terms: LeaseTerms | None = None,
         spooled: SpoolReading | None = None,
         takes_pieces: bool = False,
@@ -66,6 +68,7 @@ class Tail:
         self.segments = segments
         self.position = after
         self._store = store
+        self._watch = watch or alone(store)
         self._limits = limits
         self._backlog: deque[tuple[RevisionChanges, int]] = deque()
         """Revisions, and what each weighs."""
@@ -131,7 +134,7 @@ class Tail:
         """Read by one watch; return when that is no longer enough, or False if it has ended."""
         start = Revision(self._read_through + 1)
         asked_at = self._read_through
-        async with self._store.watch(WHOLE_STORE, start=start) as items:
+        async with self._watch(start) as items:
             if self._spooled is not None:
                 await self._check_history()
             async for item in items:

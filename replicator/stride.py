@@ -7,12 +7,14 @@ that share some first bytes end, and how many bytes those are follows from what 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator
+from collections.abc import Sequence as Ordered
 
 import attrs
 
 from meshkit.ordinals import Revision
-from meshkit.store.port import Store
+from meshkit.store.port import Store, columns_of
 from meshkit.store.txn import KeyRange, KeyValue, prefix_range
 from replicator.limits import DEFAULT_LIMITS, Limits
 
@@ -53,7 +55,7 @@ class Stride:
         _, stop = prefix_range(self.at[: self.width])
         return self.end if stop == b"\x00" else min(self.end, stop)
 
-    def on_read(self, keys: tuple[bytes, ...], *, count: int, more: bool) -> None:
+    def on_read(self, keys: Ordered[bytes], *, count: int, more: bool) -> None:
         """Go on after these keys; `more` are left in the stretch, which held `count` in all."""
         self._counted = max(self._counted, count)
         if not more:
@@ -87,7 +89,7 @@ class Stretch:
 
     start: bytes
     end: bytes
-    items: tuple[KeyValue, ...]
+    items: Ordered[KeyValue]
 
 
 async def stretches(
@@ -110,27 +112,38 @@ async def stretches(
     while not stride.is_over:
         result = await store.range((stride.at, stride.stop), revision=revision, limit=limit)
         items, is_short = within(result.items, limits.page_bytes_max)
-        keys = tuple(item.key for item in items)
-        stride.on_read(keys, count=result.count, more=bool(items) and (result.more or is_short))
+        stride.on_read(
+            columns_of(items).keys,
+            count=result.count,
+            more=bool(items) and (result.more or is_short),
+        )
         if items or stride.is_over:
             yield Stretch(start=start, end=stride.at, items=items)
             start = stride.at
         limit = _next_limit(items, limit, limits)
 
 
-def within(items: tuple[KeyValue, ...], bytes_max: int) -> tuple[tuple[KeyValue, ...], bool]:
+def within(items: Ordered[KeyValue], bytes_max: int) -> tuple[Ordered[KeyValue], bool]:
     """Return as many items as fit (at least one), and whether some were left out."""
+    sizes = _sizes(items)
+    if sum(sizes) <= bytes_max:
+        return items, False
     total = 0
-    for index, item in enumerate(items):
-        total += len(item.key) + len(item.value)
+    for index, size in enumerate(sizes):
+        total += size
         if total > bytes_max and index:
             return items[:index], True
     return items, False
 
 
-def _next_limit(items: tuple[KeyValue, ...], before: int, limits: Limits) -> int:
+def _sizes(items: Ordered[KeyValue]) -> list[int]:
+    found = columns_of(items)
+    return [*map(operator.add, map(len, found.keys), map(len, found.values))]
+
+
+def _next_limit(items: Ordered[KeyValue], before: int, limits: Limits) -> int:
     if not items:
         return before
-    size = sum(len(item.key) + len(item.value) for item in items)
+    size = sum(_sizes(items))
     fitting = max(1, limits.page_bytes_max * len(items) // max(1, size))
     return min(limits.page_keys_max, fitting, before * 4)

@@ -25,6 +25,7 @@ from meshkit.regional import Fence, FenceMode, SegmentScope
 from meshkit.store.txn import Committed, KeyValue, ModRevisionIs, Put, Txn
 from replicator.agent import Agent
 from replicator.agent_ports import Region
+from replicator.pacts import Pacts
 
 _log = structlog.get_logger()
 
@@ -55,6 +56,8 @@ class Upkeep:
         self.joins = PrefixMirror(region.regional, RegionalKeys.checkpoints, clock=region.clock)
         self.parked = PrefixMirror(region.regional, RegionalKeys.parked_writes, clock=region.clock)
         self.copies = PrefixMirror(region.regional, RegionalKeys.routings, clock=region.clock)
+        self.promises = PrefixMirror(region.regional, RegionalKeys.promises, clock=region.clock)
+        self._pacts = Pacts(region)
         self._due = asyncio.Event()
         self._changed: set[GroupName] = set()
         self._is_all_due = True
@@ -69,6 +72,8 @@ class Upkeep:
             self.joins,
             self.parked,
             self.copies,
+            self.promises,
+            *self._pacts.mirrors,
         )
 
     async def run(self) -> None:
@@ -150,6 +155,7 @@ class Upkeep:
                 await self._join(group, authority)
         elif fence.mode is FenceMode.OPEN:
             await self._keep_active(group, authority, item.mod_revision, fence)
+            await self._keep_pact(group, authority, item.mod_revision, fence)
         await self._copy_routing(group)
 
     def _fence(self, group: GroupName) -> Fence | None:
@@ -181,6 +187,17 @@ class Upkeep:
         if permit is None or lease is None or permit.lease != lease:
             await self._renew_permit(group, authority, revision)
         await self._keep_scope(group, fence)
+
+    async def _keep_pact(
+        self, group: Group, authority: Authority, revision: Revision, fence: Fence
+    ) -> None:
+        """Once the group's permit hangs on the lease that the coordination etcd allows."""
+        item = self.fences.entries.get(RegionalKeys.fence(group.name))
+        permit = self.permits.entries.get(RegionalKeys.permit(group.name))
+        lease = self._chain.current_lease()
+        is_served = permit is not None and lease is not None and permit.lease == lease
+        if item is not None and is_served and authority.epoch == fence.epoch:
+            await self._pacts.keep(group, authority, revision, item.mod_revision)
 
     async def _renew_permit(self, group: Group, authority: Authority, revision: Revision) -> None:
         lease = await self._chain.permit_lease(authority, revision)

@@ -51,6 +51,7 @@ RECORD_AT: Mapping[str, Mapping[str, str]] = {
         "pause_of_all": "replication-pause",
         "group_pause": "replication-pause",
         "stream_pause": "replication-pause",
+        "pact": "pact",
         "incarnation": "coordination-incarnation",
     },
     "RegionalKeys": {
@@ -71,6 +72,9 @@ RECORD_AT: Mapping[str, Mapping[str, str]] = {
         "routing": "routing",
         "incarnation": "region-incarnation",
         "leases": "chain-leases",
+        "pact": "pact",
+        "promise": "promise",
+        "promises_refused": "promises-refused",
     },
 }
 

@@ -58,6 +58,7 @@ def _report(seeds: range, results: Iterable[Result]) -> int:
         total["acknowledged writes"] += result.acknowledged
         total["moves of authority"] += result.moves
         total["rejoins"] += result.rejoins
+        total["promises"] += result.promises
         total["writes in quarantine"] += result.set_aside
         total["seconds of virtual time"] += result.virtual_ms // 1000
     _say(f"{len(seeds)} seeds from {seeds[0]} in {time.monotonic() - began:.0f} s:")

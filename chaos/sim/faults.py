@@ -10,7 +10,7 @@ from chaos.sim.etcd import SimEtcd
 from chaos.sim.loop import NS_PER_MS
 from chaos.sim.network import Site, sleep_ns
 from chaos.sim.plan import Fault
-from chaos.sim.world import Process, World
+from chaos.sim.world import COORDINATION_SITE, Process, World
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -75,6 +75,7 @@ class Chaos:
             Fault.COMPACT: self._compact,
             Fault.STORM: self._storm,
             Fault.BREAK_LINKS: self._break_links,
+            Fault.LOSE_COORDINATION: self._lose_coordination,
         }
         strikes[fault]()
 
@@ -146,6 +147,12 @@ class Chaos:
     def _isolate(self) -> None:
         site = self.world.rng.choice(self.world.sites)
         self._cut([(site, other) for other in self.world.sites if other != site])
+
+    def _lose_coordination(self) -> None:
+        """Some regions, or all, do not reach it, and reach each other."""
+        regions = self.world.plan.clusters
+        cut_off = self.world.rng.sample(regions, k=self.world.rng.randint(1, len(regions)))
+        self._cut([(site, COORDINATION_SITE) for site in cut_off])
 
     def _cut(self, ways: list[tuple[Site, Site]]) -> None:
         """Lose what goes one way, or both ways."""

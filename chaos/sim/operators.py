@@ -17,7 +17,7 @@ from coordinator.failover.record import FailoverKind
 from coordinator.mesh import read_mesh
 from coordinator.registry import Registry
 from meshkit.errors import MeshError
-from meshkit.model import ClusterDescriptor, Group, GroupPolicy
+from meshkit.model import ClusterDescriptor, CoordinationLoss, Group, GroupPolicy
 from meshkit.names import ClusterName, FailoverId
 from meshkit.peer import PeerIdentity
 
@@ -64,6 +64,9 @@ async def describe(world: World) -> None:
             catch_up_lag_ms_max=500,
             catch_up_ms_max=3_000,
             pause_budget_ms=world.plan.pause_budget_ms,
+            on_coordination_loss=(
+                CoordinationLoss.KEEP if world.plan.keeps else CoordinationLoss.LAPSE
+            ),
         ),
     )
     mesh = await read_mesh(store)

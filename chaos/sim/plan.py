@@ -31,6 +31,7 @@ class Fault(enum.Enum):
     COMPACT = "compact an etcd"
     STORM = "bad weather"
     BREAK_LINKS = "break the links"
+    LOSE_COORDINATION = "lose the coordination etcd at some sites"
 
 
 class Act(enum.Enum):
@@ -47,6 +48,11 @@ class Act(enum.Enum):
 WEIGHTS = {Act.MOVE: 6, Act.ABORT: 2, Act.RESUME: 2, Act.EVACUATE: 2, Act.VERIFY: 2}
 """How often operators do what a plan enables. They always move; how often they rescue, it says."""
 
+
+_KEEPS = 0.25
+"""Of seeds. Drawn by itself, so that the other seeds mean what they always did."""
+
+_DRAWN = [fault for fault in Fault if fault is not Fault.LOSE_COORDINATION]
 
 _SOMETIMES = [act for act in WEIGHTS if act is not Act.MOVE]
 
@@ -92,6 +98,8 @@ class SimPlan:
     chaos_ms: int
     rate_ppm_max: int
     wall_error_ms_max: int
+    keeps: bool = False
+    """Whether the group's writes may go on by promise where the coordination etcd is lost."""
 
     def weight_of(self, act: Act) -> int:
         """Return how often operators do something, against all else that they do."""
@@ -103,7 +111,7 @@ class SimPlan:
 def plan_of(seed: int, rng: random.Random) -> SimPlan:
     """Draw a plan."""
     wanted = rng.randint(1, 4)
-    return SimPlan(
+    plan = SimPlan(
         seed=seed,
         clusters=("a", "b", "c")[: 3 if rng.random() < 0.25 else 2],
         replicators=1 if rng.random() < 0.6 else 2,
@@ -113,7 +121,7 @@ def plan_of(seed: int, rng: random.Random) -> SimPlan:
         write_interval_ms=rng.choice((40, 80, 160)),
         weather=_weather(rng),
         limits=_limits(rng),
-        faults=tuple(rng.sample(list(Fault), k=wanted)) if rng.random() < 0.95 else (),
+        faults=tuple(rng.sample(_DRAWN, k=wanted)) if rng.random() < 0.95 else (),
         fault_interval_ms=rng.choice((300, 700, 1_500)),
         fault_ms_max=rng.choice((300, 1_500, 4_500)),
         strike_chance=rng.choice((0.0, 0.1, 0.3)),
@@ -128,6 +136,13 @@ def plan_of(seed: int, rng: random.Random) -> SimPlan:
         rate_ppm_max=rng.choice((0, 100, 4_500)),
         wall_error_ms_max=rng.choice((0, 0, 3_600_000)),
     )
+    return keeping(plan) if random.Random(f"keeps {seed}").random() < _KEEPS else plan
+
+
+def keeping(plan: SimPlan) -> SimPlan:
+    """Return the plan with a group that keeps, and the fault that this is for."""
+    faults = (*plan.faults, Fault.LOSE_COORDINATION)
+    return attrs.evolve(plan, keeps=True, faults=faults)
 
 
 def _weather(rng: random.Random) -> Weather:

@@ -18,6 +18,7 @@ from coordinator.leadership import Crew
 from coordinator.mesh import Mesh
 from coordinator.rejoin.keeper import Keeper, Member, _returned
 from coordinator.rejoin.repository import LoadedRejoin
+from fencing import fence
 from fencing.fence_view import FenceView
 from meshkit.commands import Answer, Command
 from meshkit.keys import CoordinationKeys, RegionalKeys
@@ -150,6 +151,13 @@ def _opens_at_once() -> contextlib.AbstractContextManager[object]:
     return stack
 
 
+def _opens_in_spite_of_promise() -> contextlib.AbstractContextManager[object]:
+    stack = contextlib.ExitStack()
+    stack.enter_context(_replaced(fence, "promised", lambda _: None))
+    stack.enter_context(_without_guards(_on_key(RegionalKeys.promise(GROUP)))())
+    return stack
+
+
 def _successor_does_not_go_on() -> contextlib.AbstractContextManager[None]:
     async def find_nothing(self: Crew) -> Revision:
         return (await self.store.range((CoordinationKeys.groups, b""))).revision
@@ -235,6 +243,8 @@ class Planted:
     faults: tuple[Fault, ...] = ()
     """What has to go wrong for it to show."""
     fault_ms_max: int = 1_500
+    keeps: bool = False
+    """Whether the group goes on by promise where the coordination etcd is lost."""
     rescue_weight: int = 0
     """How often operators begin emergencies meanwhile."""
     seed: int = 1
@@ -257,6 +267,7 @@ class Planted:
             coordinators=2,
             begins_whole=True,
             wall_error_ms_max=0,
+            keeps=self.keeps,
         )
 
 
@@ -291,6 +302,14 @@ PLANTED: Mapping[str, Planted] = {
         ),
         faults=(Fault.STOP, Fault.KILL),
         seed=27,
+    ),
+    "opens-in-spite-of-promise": Planted(
+        what="a cluster opens an epoch though it promised another one not to",
+        plant=_opens_in_spite_of_promise,
+        faults=(Fault.LOSE_COORDINATION,),
+        fault_ms_max=4_500,
+        keeps=True,
+        rescue_weight=12,
     ),
     "opens-at-once": Planted(
         what="the target opens before it has applied the cut",

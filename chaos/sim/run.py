@@ -63,6 +63,8 @@ class Result:
     """How many rejoins began."""
     set_aside: int
     """How many writes came to lie in quarantine."""
+    promises: int
+    """How often a region promised not to open the group."""
     virtual_ms: int
     settled_ms: int
     """How long after the faults all was well again."""
@@ -188,6 +190,7 @@ class Simulation:
             acts=world.acts,
             rejoins=len(world.rejoins),
             set_aside=world.set_aside,
+            promises=world.promises,
             virtual_ms=world.loop.now_ns // NS_PER_MS,
             settled_ms=self.settled_ms,
             steps=world.loop.steps,

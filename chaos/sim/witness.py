@@ -18,6 +18,7 @@ from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.model import Authority, Routing
 from meshkit.names import ClusterName
 from meshkit.ordinals import Epoch, Revision
+from meshkit.promises import Promise
 from meshkit.quarantine import QuarantineEntry
 from meshkit.regional import Checkpoint, Fence, FenceMode, GroupCheckpoint, Permit
 from meshkit.store.port import Change, RevisionChanges
@@ -162,6 +163,8 @@ class RegionWitness:
     shadows: dict[ClusterName, Shadow]
     _permit: Permit | None = attrs.field(default=None, init=False)
     """That the revision in hand puts: it is judged by the fence as of that revision's end."""
+    _promise: Promise | None = attrs.field(default=None, init=False)
+    """What this region has promised and not kept to its end."""
 
     def on_changes(self, changes: RevisionChanges) -> None:
         """Judge one revision."""
@@ -196,6 +199,9 @@ class RegionWitness:
         elif key == RegionalKeys.permit(GROUP):
             self._permit = None if change.is_delete else decode(Permit, value)
             self._note(f"permit: {f'epoch {self._permit.epoch}' if self._permit else 'gone'}")
+        elif key == RegionalKeys.promise(GROUP):
+            self._promise = None if change.is_delete else decode(Promise, value)
+            self.world.promises += self._promise is not None
         elif key.startswith(RegionalKeys.segments):
             self._take_segment(mine, change, revision)
         elif key.startswith(_QUARANTINE) and not change.is_delete:
@@ -231,6 +237,8 @@ class RegionWitness:
         number = Epoch(int(epoch))
         if what == "opened" and not change.is_delete:
             mine.opened[number] = revision
+            if self._promise is not None:
+                self._fail(f"epoch {number} was opened here in spite of {self._promise}")
         elif what == "cut":
             if change.is_delete:
                 mine.cut.pop(number, None)

@@ -121,6 +121,8 @@ class World:
     """By id, every rejoin that began, as it stood last."""
     set_aside: int = attrs.field(default=0, init=False)
     """How many writes came to lie in quarantine."""
+    promises: int = attrs.field(default=0, init=False)
+    """How often a region promised not to open the group."""
     on_transition: list[Callable[[], None]] = attrs.field(factory=list, init=False)
     """Called when the record of a failover was stored."""
     failures: list[str] = attrs.field(factory=list, init=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import attrs
 
+from cli.sandbox.ports import free_port
 from cli.sandbox.process import wait_stopped
 from meshkit.errors import Unreachable
 from meshkit.etcd_binary import EtcdBinary
@@ -28,13 +28,6 @@ _POLL_S = 0.02
 _HEALTH_TIMEOUT_S = 1.0
 _KILL_TIMEOUT_S = 10.0
 _NO_FSYNC_SINCE = (3, 5)
-
-
-def free_port() -> int:
-    """Return a loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 @attrs.frozen(kw_only=True)
@@ -180,7 +173,7 @@ class EtcdProcess:
             Unreachable: it ended, or did not get so far in time.
         """
         deadline = time.monotonic() + timeout_s
-        while not self.is_healthy():
+        while not self.is_healthy() or not self.is_running:
             if not self.is_running:
                 raise Unreachable(f"etcd {self.name} ended: {self._last_words()}")
             if time.monotonic() > deadline:

@@ -11,7 +11,7 @@ import attrs
 import yaml
 
 from cli.pki import LOOPBACK_HOSTS, TRUST_DOMAIN, CertificateFiles, create_ca, issue
-from cli.sandbox.process import free_ports, is_free
+from cli.sandbox.ports import free_ports, hold, is_free
 from meshkit import names
 from meshkit.codec import from_plain, to_plain
 from meshkit.errors import Conflict, InvalidConfig, InvalidInput
@@ -137,7 +137,7 @@ def chosen_ports(layout: Layout, before: Mapping[str, int]) -> dict[str, int]:
     """
     ports = {name: before[name] for name in layout.port_names() if name in before}
     for name, port in list(ports.items()):
-        if is_free(port):
+        if is_free(port) and hold(port):
             continue
         if name.startswith("coordination-") and layout.spec.coordination_members > 1:
             raise Conflict(

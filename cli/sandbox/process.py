@@ -8,25 +8,20 @@ it is the one that was started from here.
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
-_LOOPBACK = "127.0.0.1"
 _POLL_S = 0.02
 _STOP_POLL_S = 0.001
 _KILL_TIMEOUT_S = 10.0
 _STANDING = frozenset("TtZXx")
 """States of a thread that runs no more: stopped, traced, or dead (proc(5))."""
-_PORTS = range(15_000, 32_000)
-"""Below the ports that Linux gives to outgoing connections, so that none of those takes one."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -189,27 +184,3 @@ def start_time(pid: int) -> str:
         return ""
     # The second field is the program's name in parentheses, and may hold spaces (proc(5)).
     return stat.rpartition(")")[2].split()[19]
-
-
-def free_ports(count: int, *, taken: Iterable[int] = ()) -> list[int]:
-    """Return different loopback ports that nothing listens on now."""
-    found: list[int] = []
-    avoid = set(taken)
-    candidates = random.sample(_PORTS, len(_PORTS))
-    for port in candidates:
-        if len(found) == count:
-            break
-        if port not in avoid and is_free(port):
-            found.append(port)
-    return found
-
-
-def is_free(port: int) -> bool:
-    """Return whether a loopback port could be listened on now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_LOOPBACK, port))
-        except OSError:
-            return False
-    return True

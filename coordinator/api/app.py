@@ -18,6 +18,7 @@ from coordinator.api.coordination_adopting import CoordinationAdopting, Coordina
 from coordinator.api.evacuating import Evacuating
 from coordinator.api.evacuation_handlers import EvacuationHandlers
 from coordinator.api.follow import follow
+from coordinator.api.foreign import ForeignListing
 from coordinator.api.metrics import Metrics
 from coordinator.api.operations import AUDIT_ENTRIES_MAX, Operations
 from coordinator.api.pausing import Pausing
@@ -113,7 +114,8 @@ class Api:
         automatic = AutomaticHandlers(
             automating=self._operations.automatic, read_body=_body, peer_of=_peer_of
         )
-        handlers = (quarantine, adopt, coordination, evacuation, rejoins, automatic)
+        foreign = ForeignListing(store=self.store, asker=self.asker)
+        handlers = (quarantine, adopt, coordination, evacuation, rejoins, automatic, foreign)
         self._more = {name: h for each in handlers for name, h in each.by_name().items()}
 
     def application(self) -> web.Application:

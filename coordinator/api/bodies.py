@@ -10,11 +10,12 @@ import attrs
 
 from coordinator.failover.loss import LossBound
 from coordinator.failover.record import FailoverKind
-from coordinator.governance.preflight import CHECK_NAMES
+from coordinator.governance.preflight import WAIVABLE_NAMES
 from meshkit.errors import InvalidInput
 from meshkit.model import (
     ClusterDescriptor,
     ClusterIntent,
+    CoordinationLoss,
     FailoverMode,
     FailoverPolicy,
     Fidelity,
@@ -137,6 +138,7 @@ def _policy(body: Mapping[str, Any], before: GroupPolicy) -> GroupPolicy:
         "verify": _one_of(VerifyMode),
         "leases": _one_of(LeasePolicy),
         "fidelity": _one_of(Fidelity),
+        "on_coordination_loss": _one_of(CoordinationLoss),
         "failover": _one_of(FailoverMode),
     }
     readers = {**dict.fromkeys(names, _number), **choices}
@@ -174,11 +176,11 @@ def failover_of(body: Mapping[str, Any], *, idempotency_key: str) -> FailoverReq
     if len(request_id) > REQUEST_ID_CHARS_MAX:
         raise InvalidInput(f"request_id: at most {REQUEST_ID_CHARS_MAX} characters")
     waive = given.get("waive", ())
-    unknown = sorted(set(waive) - CHECK_NAMES)
+    unknown = sorted(set(waive) - WAIVABLE_NAMES)
     if unknown:
         raise InvalidInput(
             f"waive: there is no check {', '.join(unknown)}",
-            hint=f"checks are: {', '.join(sorted(CHECK_NAMES))}",
+            hint=f"checks are: {', '.join(sorted(WAIVABLE_NAMES))}",
         )
     expect_epoch = given.get("expect_epoch")
     return FailoverRequest(

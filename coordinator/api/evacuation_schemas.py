@@ -6,7 +6,7 @@ from typing import Any
 
 from coordinator.api.shapes import or_null
 from coordinator.failover.record import FailoverKind, Phase
-from coordinator.governance.preflight import CHECK_NAMES
+from coordinator.governance.preflight import WAIVABLE_NAMES
 
 Json = dict[str, Any]
 
@@ -38,7 +38,7 @@ EVACUATION_SCHEMAS: dict[str, Json] = {
         kind={"type": "string", "enum": [kind.value for kind in FailoverKind]},
         reason=_TEXT,
         change=_TEXT,
-        waive={"type": "array", "items": {"type": "string", "enum": sorted(CHECK_NAMES)}},
+        waive={"type": "array", "items": {"type": "string", "enum": sorted(WAIVABLE_NAMES)}},
         accept_loss=_object(records=_NUMBER, seconds=_NUMBER, unknown=_FLAG),
         no_fence_wait=_FLAG,
         planned_first=_FLAG,

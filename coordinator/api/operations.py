@@ -13,6 +13,7 @@ from coordinator.api.bodies import FailoverRequest, cluster_of, group_of
 from coordinator.api.problems import ChecksFailed
 from coordinator.api.rescuing import Rescuing
 from coordinator.api.steering import Steering
+from coordinator.api.stream_views import streams_view
 from coordinator.assess import Assessor, MeshReads
 from coordinator.automatic.policy import check_policy
 from coordinator.failover import machine
@@ -20,12 +21,7 @@ from coordinator.failover.past import PastFailovers
 from coordinator.failover.record import Failover, FailoverKind
 from coordinator.failover.repository import FailoverRepository, FailoverRunning, Loaded, Superseding
 from coordinator.governance.audit import MESH_AUDIT, Act, tip_of, tip_read, verify
-from coordinator.governance.preflight import (
-    Preview,
-    Situation,
-    preview,
-    reports_late,
-)
+from coordinator.governance.preflight import Preview, Situation, preview, reports_late
 from coordinator.governance.rescue_checks import rescue_preview
 from coordinator.mesh import Mesh, read_at_once, read_mesh
 from coordinator.registry import Registry
@@ -173,7 +169,7 @@ class Operations:
         if group is not None:
             mesh.group(group)
         return {
-            "streams": views.streams_view(mesh, group=group, now_ms=self.clock.wall_ms()),
+            "streams": streams_view(mesh, group=group, now_ms=self.clock.wall_ms()),
             "pauses": [views.pause_view(pause) for pause in mesh.pauses],
             "automation": views.automation_view(mesh.automation),
         }

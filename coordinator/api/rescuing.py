@@ -46,7 +46,7 @@ class Rescuing:
         holder = await self.store.get(Keys.holder(group))
         head = decode(LogHead, head_item.value) if head_item else None
         fence = FenceStatus.LEASE_EXPIRED
-        if request.no_fence_wait and holder is not None:
+        if group in mesh.pacts or (request.no_fence_wait and holder is not None):
             fence = FenceStatus.UNKNOWN
         now_ms = self.clock.now_ms()
         ended_ms = permit_ended_ms(

@@ -181,6 +181,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     attrs.evolve(
         _get(
+            "/v1/groups/{group}/foreign",
+            "list_foreign_writes",
+            "What was written to passive copies beside MeshKit.",
+            "ForeignWrites",
+            "cluster",
+        ),
+        access=Access.OPERATE,
+    ),
+    attrs.evolve(
+        _get(
             "/v1/groups/{group}/quarantine",
             "list_quarantine",
             "Writes that lost, as each member keeps them.",

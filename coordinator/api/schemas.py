@@ -5,6 +5,9 @@ from __future__ import annotations
 from coordinator.api.adopt_shapes import ADOPT_SHAPES
 from coordinator.api.automatic_schemas import AUTOMATIC_POLICY, AUTOMATIC_SCHEMAS
 from coordinator.api.evacuation_schemas import EVACUATION_SCHEMAS
+from coordinator.api.foreign_schemas import FOREIGN_SHAPES
+from coordinator.api.keeping_views import KEEPING_SHAPE
+from coordinator.api.lag_shapes import LAG, LAG_SHAPES
 from coordinator.api.loss_shapes import LOSS_SHAPES
 from coordinator.api.preview_shapes import PREVIEW_SHAPES
 from coordinator.api.shapes import (
@@ -23,11 +26,12 @@ from coordinator.api.shapes import one_of as _one_of
 from coordinator.api.shapes import or_null as _or_null
 from coordinator.api.shapes import ref as reference
 from coordinator.failover.record import FailoverKind, Phase
-from coordinator.governance.preflight import CHECK_NAMES
+from coordinator.governance.preflight import WAIVABLE_NAMES
 from meshkit.asking import ReplayOutcome
 from meshkit.model import (
     ClusterIntent,
     ClusterState,
+    CoordinationLoss,
     FailoverPolicy,
     Fidelity,
     LeasePolicy,
@@ -35,7 +39,6 @@ from meshkit.model import (
 )
 from meshkit.quarantine import Completeness, Origin, QuarantineClass
 from meshkit.replay import ResentOutcome
-from meshkit.status import StreamState
 from meshkit.verification import VerifyOutcome
 
 __all__ = ["SCHEMAS", "TEXT", "Json", "reference"]
@@ -59,6 +62,7 @@ _POLICY = _object(
     cool_down_ms=NUMBER,
     verify=_one_of(VerifyMode),
     fidelity=_one_of(Fidelity),
+    on_coordination_loss=_one_of(CoordinationLoss),
     verify_age_ms_max=NUMBER,
     verify_ms_max=NUMBER,
     verify_every_ms=NUMBER,
@@ -116,7 +120,9 @@ SCHEMAS: Json = {
         in_step={"type": ["boolean", "null"]},
         lag_ms=NUMBER_OR_NULL,
         lag_error_ms=NUMBER_OR_NULL,
+        records=NUMBER_OR_NULL,
         stream=TEXT_OR_NULL,
+        out_of_step=TEXT_OR_NULL,
         copy=_or_null("CopyProgress"),
         status_age_ms=NUMBER_OR_NULL,
         problem=TEXT,
@@ -131,6 +137,7 @@ SCHEMAS: Json = {
         last_failover=_or_null("Failover"),
         automatic=reference("AutomaticFailover"),
         automation=reference("Automation"),
+        on_coordination_loss=KEEPING_SHAPE,
         **_SUMMARY,
     ),
     "GroupChange": _object(changed=FLAG, group=reference("GroupView")),
@@ -140,7 +147,7 @@ SCHEMAS: Json = {
         expect_epoch=NUMBER,
         reason=TEXT,
         change=TEXT,
-        waive={"type": "array", "items": {"type": "string", "enum": sorted(CHECK_NAMES)}},
+        waive={"type": "array", "items": {"type": "string", "enum": sorted(WAIVABLE_NAMES)}},
         dry_run=FLAG,
         request_id=TEXT,
         accept_loss=reference("LossBound"),
@@ -309,22 +316,21 @@ SCHEMAS: Json = {
         bytes_total=NUMBER,
         bytes_sent=NUMBER,
     ),
+    **LAG_SHAPES,
     "Stream": _object(
         source=TEXT,
         target=TEXT,
         groups=TEXTS,
         epochs={"type": "object", "additionalProperties": NUMBER},
-        state=_one_of(StreamState),
-        lag_ms=NUMBER_OR_NULL,
-        lag_error_ms=NUMBER_OR_NULL,
-        records=NUMBER_OR_NULL,
-        bytes=NUMBER_OR_NULL,
+        **LAG,
         head=NUMBER_OR_NULL,
         applied=NUMBER_OR_NULL,
         records_per_second={"type": ["number", "null"]},
         headroom_ms=NUMBER_OR_NULL,
         is_spooled={"type": ["boolean", "null"]},
+        in_step=_or_null("Lag"),
         groups_out_of_step=TEXTS,
+        behind=_list("GroupBehind"),
         copies=_list("CopyProgress"),
         status_age_ms=NUMBER_OR_NULL,
         fresh=FLAG,
@@ -363,4 +369,5 @@ SCHEMAS: Json = {
         group=TEXT, ok=FLAG, entries=NUMBER, tip_hash=TEXT_OR_NULL, problems=TEXTS
     ),
     **EVACUATION_SCHEMAS,
+    **FOREIGN_SHAPES,
 }

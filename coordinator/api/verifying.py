@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from coordinator.api.bodies import VerifyAsked
-from coordinator.api.views import result_view
+from coordinator.api.stream_views import result_view
 from coordinator.governance.audit import Act, appending, tip_of, tip_read
 from coordinator.mesh import read_at_once, read_mesh
 from meshkit.clock import Clock

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from coordinator.api.emergency_views import emergency_view
+from coordinator.api.keeping_views import keeping_view
+from coordinator.api.stream_views import copy_view
 from coordinator.api.suspension_views import suspension_view
 from coordinator.failover import machine
 from coordinator.failover.emergency import was_planned_first
 from coordinator.failover.record import Failover, FailoverEvent, pause_ms
 from coordinator.governance.audit import AuditEntry, hash_of
 from coordinator.governance.check import Check
+from coordinator.governance.lag import behind_of, group_lag
 from coordinator.governance.preflight import Preview, fresh_health, fresh_stream
 from coordinator.mesh import Mesh
 from meshkit.codec import decode, to_plain
 from meshkit.model import Group, derived_state
-from meshkit.names import ClusterName, GroupName
+from meshkit.names import ClusterName
 from meshkit.ordinals import Revision
 from meshkit.pauses import AutomationPause, ReplicationPause
-from meshkit.status import ClusterHealth, CopyProgress, StreamState, StreamStatus
+from meshkit.status import ClusterHealth
 from meshkit.store.txn import KeyValue
-from meshkit.verification import VerifyResult
 
 Json = dict[str, Any]
 
@@ -65,8 +67,8 @@ def group_summary(group: Group, mesh: Mesh, running: Failover | None) -> Json:
         problem = running.problem.happened
     brief = None
     if running is not None:
-        step = machine.step_in_hand(running).name
-        brief = {"id": running.id, "phase": running.phase.value, "step": step}
+        brief = {"id": running.id, "phase": running.phase.value}
+        brief["step"] = machine.step_in_hand(running).name
     return {
         "group": group.name,
         "active": seen.record.active if seen else None,
@@ -88,8 +90,7 @@ def group_view(
     now_ms: int,
 ) -> Json:
     """Return a group on one screen."""
-    seen = mesh.authorities.get(group.name)
-    authority = seen.record if seen else None
+    authority = seen.record if (seen := mesh.authorities.get(group.name)) else None
     return {
         **group_summary(group, mesh, running),
         "token": str(authority.token) if authority else None,
@@ -102,6 +103,7 @@ def group_view(
         ],
         "last_failover": last,
         "automation": automation_view(mesh.automation),
+        "on_coordination_loss": keeping_view(group, mesh, now_ms=now_ms),
     }
 
 
@@ -113,8 +115,8 @@ def _member_view(
     health = fresh_health(mesh.health.get(member), now_ms=now_ms)
     known = health.groups.get(group.name) if health else None
     descriptor = mesh.clusters.get(member)
-    stream = stream_view(active, member, mesh, now_ms=now_ms) if active else None
     is_active = member == active
+    copy = None if is_active or not active else _copied(group, active, member, mesh, now_ms=now_ms)
     return {
         "cluster": member,
         "active": is_active,
@@ -124,18 +126,32 @@ def _member_view(
         "permit": known.permit if known else None,
         "quarantined": dict(known.quarantined) if known else None,
         "in_step": known.in_step if known else None,
-        "lag_ms": None if is_active or not stream else stream["lag_ms"],
-        "lag_error_ms": None if is_active or not stream else stream["lag_error_ms"],
-        "stream": None if is_active or not stream else stream["state"],
-        "copy": None if is_active or not stream else _copy_of(group, stream),
+        **(copy or dict.fromkeys(_COPIED)),
         "status_age_ms": max(0, now_ms - health.at_ms) if health else None,
         "problem": _member_problem(member, mesh, known.problem if known else None, health),
         "if_promoted": None if preview is None else _if_promoted(preview),
     }
 
 
-def _copy_of(group: Group, stream: Json) -> Json | None:
-    return next((copy for copy in stream["copies"] if copy["group"] == group.name), None)
+_COPIED = ("lag_ms", "lag_error_ms", "records", "stream", "out_of_step", "copy")
+
+
+def _copied(
+    group: Group, source: ClusterName, target: ClusterName, mesh: Mesh, *, now_ms: int
+) -> Json:
+    """Return how far the copy of this group is behind, whatever else its stream carries."""
+    stream = fresh_stream(mesh.streams.get((source, target)), now_ms=now_ms)
+    health = fresh_health(mesh.health.get(target), now_ms=now_ms)
+    lag, behind = group_lag(stream, health, group.name), behind_of(stream, group.name)
+    copies = stream.copies if stream else ()
+    return {
+        "lag_ms": lag.lag_ms,
+        "lag_error_ms": lag.error_bound_ms,
+        "records": lag.records if behind else None,
+        "stream": lag.state.value,
+        "out_of_step": behind.why if behind else None,
+        "copy": next((copy_view(copy) for copy in copies if copy.group == group.name), None),
+    }
 
 
 def _member_problem(
@@ -153,91 +169,6 @@ def _if_promoted(preview: Preview) -> Json:
         "loss": "none",
         "blockers": [check.name for check in preview.failed],
     }
-
-
-def stream_view(
-    source: ClusterName,
-    target: ClusterName,
-    mesh: Mesh,
-    *,
-    now_ms: int,
-    groups: Sequence[GroupName] = (),
-) -> Json:
-    """Return one stream; what is absent or stale is unknown, and says so."""
-    status = mesh.streams.get((source, target))
-    fresh = fresh_stream(status, now_ms=now_ms)
-    problem = "" if fresh else f"{source} does not report it"
-    if status is not None and fresh is None:
-        problem = f"the last report of {source} is too old"
-    known = _known_stream(fresh) if fresh else dict.fromkeys(_STREAM_NUMBERS)
-    return {
-        "source": source,
-        "target": target,
-        "groups": sorted(groups),
-        "epochs": {
-            group: mesh.authorities[group].record.epoch
-            for group in sorted(groups)
-            if group in mesh.authorities
-        },
-        **known,
-        "state": fresh.lag.state.value if fresh else StreamState.UNKNOWN.value,
-        "groups_out_of_step": list(fresh.groups_out_of_step) if fresh else [],
-        "copies": [copy_view(copy) for copy in fresh.copies] if fresh else [],
-        "status_age_ms": max(0, now_ms - status.at_ms) if status else None,
-        "fresh": fresh is not None,
-        "problem": problem or (fresh.problem if fresh else ""),
-        "last_verify": [
-            result_view(mesh.verified[target, group])
-            for group in sorted(groups)
-            if (target, group) in mesh.verified
-        ],
-    }
-
-
-def copy_view(copy: CopyProgress) -> Json:
-    """Return how far the copy of one group is."""
-    return {**to_plain(copy), "bytes_total": copy.bytes_total}
-
-
-_STREAM_NUMBERS = (
-    "lag_ms", "lag_error_ms", "records", "bytes", "head", "applied", "records_per_second",
-    "headroom_ms", "is_spooled",
-)  # fmt: skip
-
-
-def _known_stream(status: StreamStatus) -> Json:
-    return {
-        "lag_ms": status.lag.lag_ms,
-        "lag_error_ms": status.lag.error_bound_ms,
-        "records": status.lag.records,
-        "bytes": status.lag.bytes,
-        "head": status.head,
-        "applied": status.applied,
-        "records_per_second": status.records_per_second,
-        "headroom_ms": status.headroom_ms,
-        "is_spooled": status.is_spooled,
-    }
-
-
-def streams_view(mesh: Mesh, *, group: GroupName | None, now_ms: int) -> list[Json]:
-    """Return every stream in which the target should follow, with the groups it follows."""
-    wanted: dict[tuple[ClusterName, ClusterName], list[GroupName]] = {}
-    for name, seen in mesh.authorities.items():
-        described = mesh.groups.get(name)
-        if described is None or (group is not None and name != group):
-            continue
-        for member in described.record.members:
-            if member != seen.record.active:
-                wanted.setdefault((seen.record.active, member), []).append(name)
-    return [
-        stream_view(source, target, mesh, now_ms=now_ms, groups=groups)
-        for (source, target), groups in sorted(wanted.items())
-    ]
-
-
-def result_view(result: VerifyResult) -> Json:
-    """Return what came of comparing one copy."""
-    return {**to_plain(result), "differing": result.counts.differing}
 
 
 # --- pauses -----------------------------------------------------------------------------------

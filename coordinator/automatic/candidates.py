@@ -125,6 +125,7 @@ def _unfit(
         running=None,
         succeeded_at_ms=None,
         pause_ms_last=None,
+        pact=around.mesh.pacts.get(group.name),
         now_ms=around.now_ms,
     )
     failed = [check for check in rescue_checks(situation) if check.refuses]
@@ -137,8 +138,9 @@ def _lossy(
     """Return why what may be lost with it is more than the policy allows, as far as is known."""
     if around.permit_ended_ms is None:
         return ()
+    is_kept = group.name in around.mesh.pacts
     emergency = Emergency(
-        fence=FenceStatus.LEASE_EXPIRED,
+        fence=FenceStatus.UNKNOWN if is_kept else FenceStatus.LEASE_EXPIRED,
         permit_ended_ms=around.permit_ended_ms,
         source_lineage=authority.lineage,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from meshkit.errors import InvalidInput
-from meshkit.model import FailoverMode, GroupPolicy
+from meshkit.model import CoordinationLoss, FailoverMode, GroupPolicy
 
 EXPIRY_DELAY_MS = 500
 """etcd looks for leases that have run out every so often (`fencing.timing`)."""
@@ -27,6 +27,12 @@ def check_policy(policy: GroupPolicy, *, coordination_ttl_ms: int) -> None:
     """
     if policy.failover is not FailoverMode.AUTOMATIC:
         return
+    if policy.on_coordination_loss is CoordinationLoss.KEEP:
+        raise InvalidInput(
+            "policy: failover: automatic does not go with on_coordination_loss: keep: nobody can"
+            " know that a cluster has stopped which may go on unheard, so nothing bounds the loss",
+            hint="leave failover: manual, or let writes lapse with the coordination etcd",
+        )
     seconds, records = policy.automatic_loss_seconds_max, policy.automatic_loss_records_max
     least = least_seconds(coordination_ttl_ms)
     if seconds is None or records is None:

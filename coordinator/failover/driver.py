@@ -62,8 +62,11 @@ class Rescuer(Protocol):
     async def check(self, record: Failover) -> str:
         """Return why the emergency must not go on, or nothing."""
 
-    async def fence_ended(self, record: Failover) -> machine.FenceEnded | None:
-        """Return how surely the source is fenced without its answer; None if it is not yet."""
+    async def fence_ended(self, record: Failover) -> machine.FenceEnded | machine.TimedOut | None:
+        """Return how surely the source is fenced without its answer; None if it is not yet.
+
+        `TimedOut` if it never will be.
+        """
 
     async def state(self, record: Failover) -> machine.LossStated:
         """State what may be lost."""

@@ -33,6 +33,7 @@ def statement(
         member: assess(
             Evidence(
                 cluster=member,
+                group=authority.group,
                 stands_on=(
                     (emergency.stands_on if member == target else None)
                     or reported(mesh, authority, member, head, now_ms=now_ms)
@@ -94,7 +95,8 @@ def reported(
             sequence=position.sequence,
             may_go_on=True,
         )
-    last = head.targets.get(member) if head and parent == authority.active else None
+    seen = head.targets.get(member) if head and parent == authority.active else None
+    last = seen.of(authority.group) if seen else None
     if head is None or last is None or last.applied is None:
         return None
     return Lineage(

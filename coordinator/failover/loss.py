@@ -14,9 +14,9 @@ import math
 import attrs
 
 from meshkit.model import Lineage
-from meshkit.names import ClusterName
+from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, Sequence
-from meshkit.status import LogHead
+from meshkit.status import LogHead, TargetHead
 
 
 class FenceStatus(enum.Enum):
@@ -53,6 +53,7 @@ class Evidence:
     """
 
     cluster: ClusterName
+    group: GroupName | None = None
     stands_on: Lineage | None
     """What an epoch opened there would stand on: whose log it has, and up to where."""
     head: LogHead | None = None
@@ -65,6 +66,12 @@ class Evidence:
     """When the source got authority; of the coordinators' wall clock."""
     never_opened: bool = False
     """Whether the source answered that it never opened its epoch."""
+
+    @property
+    def seen(self) -> TargetHead | None:
+        """What the source last knew of this copy of the group."""
+        seen = self.head.targets.get(self.cluster) if self.head else None
+        return seen.of(self.group) if seen else None
 
 
 @attrs.frozen(kw_only=True)
@@ -140,7 +147,7 @@ def assess(evidence: Evidence, *, fence: FenceStatus, epoch: Epoch) -> Loss:
         loss,
         window_ms=window_ms,
         records_known=_known(evidence, head, on.sequence),
-        records_estimated=_estimated(evidence, head, window_ms),
+        records_estimated=_estimated(evidence, window_ms),
     )
 
 
@@ -168,7 +175,7 @@ def _before_source(loss: Loss, evidence: Evidence, on: Lineage, *, fence: FenceS
 
 def _window_ms(evidence: Evidence, head: LogHead, sequence: Sequence) -> int | None:
     """From the last moment that is surely contained to the end of the source's permit."""
-    target = head.targets.get(evidence.cluster)
+    target = evidence.seen
     contained = [evidence.contained_at_ms]
     if sequence >= head.sequence:
         contained.append(head.at_ms)
@@ -187,15 +194,15 @@ def _known(evidence: Evidence, head: LogHead, sequence: Sequence) -> int:
     """
     end = head.sequence if evidence.cut is None else max(evidence.cut, head.sequence)
     revisions = max(0, end - sequence)
-    target = head.targets.get(evidence.cluster)
+    target = evidence.seen
     is_counted = evidence.cut is None and target is not None and target.records is not None
     if is_counted and target is not None and target.records is not None:
         return min(revisions, target.records)
     return revisions
 
 
-def _estimated(evidence: Evidence, head: LogHead, window_ms: int | None) -> int | None:
-    target = head.targets.get(evidence.cluster)
+def _estimated(evidence: Evidence, window_ms: int | None) -> int | None:
+    target = evidence.seen
     if window_ms is None or target is None:
         return None
     return math.ceil(target.records_per_second * window_ms / 1000)

@@ -14,10 +14,12 @@ from coordinator.comparison import CHECK, Standing, is_known_equal
 from coordinator.failover.plan import PLANNED_1
 from coordinator.governance.check import Check, checked, lasting
 from coordinator.governance.copy_checks import copy_checks
+from coordinator.governance.lag import behind_of, group_lag
 from meshkit.model import Authority, ClusterDescriptor, ClusterIntent, Group, VerifyMode
 from meshkit.names import ClusterName, FailoverId
 from meshkit.pauses import AutomationPause, ReplicationPause
-from meshkit.status import ClusterHealth, StreamState, StreamStatus
+from meshkit.promises import Pact
+from meshkit.status import ClusterHealth, Lag, StreamState, StreamStatus
 from meshkit.store.port import StoreStatus
 from meshkit.verification import VerifyOutcome
 
@@ -53,6 +55,8 @@ class Situation:
     """How long the last one paused writes."""
     automation: AutomationPause | None = None
     pauses: tuple[ReplicationPause, ...] = ()
+    pact: Pact | None = None
+    """Whom the source asks for promises, if its writes may outlive the coordination etcd."""
     copy: Standing = attrs.field(factory=Standing)
     """What is known of comparing the target's copy with its source."""
     now_ms: int
@@ -95,15 +99,15 @@ def preview(situation: Situation, *, waivers: Iterable[str] = ()) -> Preview:
         _not_paused(situation),
         _automation(situation),
     )
-    lag = fresh_stream(situation.stream, now_ms=situation.now_ms)
+    lag = _lag_of(situation)
     return Preview(
         checks=tuple(
             attrs.evolve(check, waived=not check.ok and check.waivable and check.name in waived)
             for check in checks
         ),
-        lag_ms=lag.lag.lag_ms if lag else None,
-        lag_error_ms=lag.lag.error_bound_ms if lag else None,
-        stream=(lag.lag.state if lag else StreamState.UNKNOWN).value,
+        lag_ms=lag.lag_ms,
+        lag_error_ms=lag.error_bound_ms,
+        stream=lag.state.value,
         pause_ms_predicted=_pause_predicted(situation),
         pause_budget_ms=situation.group.policy.pause_budget_ms,
     )
@@ -132,6 +136,10 @@ CHECK_NAMES = frozenset(
         "automation",
     }
 )
+
+PROMISES = "target_promises"
+WAIVABLE_NAMES = CHECK_NAMES | {PROMISES}
+"""What may be named in a waiver: emergencies have a check that no planned failover needs."""
 
 
 def fresh_health(health: ClusterHealth | None, *, now_ms: int) -> ClusterHealth | None:
@@ -210,23 +218,33 @@ def _certificate(role: str, not_after_ms: int | None, now_ms: int) -> Check:
     return checked(name, ok, f"valid for {lasting(left_ms)} more", waivable=True)
 
 
+def _lag_of(situation: Situation) -> Lag:
+    """Return the lag of the group, not of others in its stream."""
+    return group_lag(
+        fresh_stream(situation.stream, now_ms=situation.now_ms),
+        fresh_health(situation.target_health, now_ms=situation.now_ms),
+        situation.group.name,
+    )
+
+
 def _lag(situation: Situation) -> Check:
     stream = fresh_stream(situation.stream, now_ms=situation.now_ms)
+    lag, target = _lag_of(situation), situation.target.name
     lag_ms_max = situation.group.policy.lag_ms_max
-    if stream is None or stream.lag.lag_ms is None:
+    behind = behind_of(stream, situation.group.name)
+    if lag.lag_ms is None:
         why = stream.problem if stream and stream.problem else "nobody reports it"
-        detail = f"lag of {situation.target.name} is unknown: {why}"
-        return checked("lag", False, detail, waivable=True)
-    lag = stream.lag
+        why = f"the group is {behind.why} there: {behind.text}" if behind else why
+        return checked("lag", False, f"lag of {target} is unknown: {why}", waivable=True)
     if lag.error_bound_ms is None:
-        detail = f"{situation.target.name} is at least {lag.lag_ms} ms behind; how far is unknown"
+        detail = f"{target} is at least {lag.lag_ms} ms behind; how far is unknown"
         return checked("lag", False, detail, waivable=True)
     if lag.state is not StreamState.STREAMING:
-        detail = f"the stream is {lag.state.value} and {lag.lag_ms} ms behind; it must be streaming"
+        what = f"the group is {behind.why}" if behind else f"the stream is {lag.state.value}"
+        detail = f"{what} and {lag.lag_ms} ms behind; it must be streaming"
         return checked("lag", False, detail, waivable=True)
     detail = f"{lag.lag_ms} ms behind (streaming), at most {lag_ms_max} ms allowed"
-    ok = stream.lag.lag_ms <= lag_ms_max
-    return checked("lag", ok, detail, waivable=True)
+    return checked("lag", lag.lag_ms <= lag_ms_max, detail, waivable=True)
 
 
 def _copy_checks(situation: Situation) -> tuple[Check, ...]:
@@ -277,10 +295,10 @@ def _cool_down(situation: Situation) -> Check:
 
 
 def _pause_predicted(situation: Situation) -> int | None:
-    stream = fresh_stream(situation.stream, now_ms=situation.now_ms)
-    if stream is None or stream.lag.lag_ms is None:
+    known_ms = _lag_of(situation).lag_ms
+    if known_ms is None:
         return None
-    lag_ms = min(stream.lag.lag_ms, situation.group.policy.catch_up_lag_ms_max)
+    lag_ms = min(known_ms, situation.group.policy.catch_up_lag_ms_max)
     return max(lag_ms + PAUSE_OVERHEAD_MS, situation.pause_ms_last or 0)
 
 

@@ -9,6 +9,7 @@ import attrs
 from coordinator.failover.plan import EMERGENCY_1
 from coordinator.governance.check import Check, checked
 from coordinator.governance.preflight import (
+    PROMISES,
     Preview,
     Situation,
     coordination_check,
@@ -42,8 +43,25 @@ def rescue_checks(situation: Situation) -> tuple[Check, ...]:
         coordination_check(situation.coordination),
         *region_checks("target", situation.target.name, situation.target_health, situation.now_ms),
         _can_be_frozen(situation),
+        _promises(situation),
         service_check(situation),
     )
+
+
+def _promises(situation: Situation) -> Check:
+    """Whether the active cluster cannot go on, unheard, without this one's promise (4.1 rule 4)."""
+    pact, target = situation.pact, situation.target.name
+    if pact is None:
+        return checked(PROMISES, True, "writes do not outlive the coordination etcd")
+    if target in pact.members:
+        return checked(PROMISES, True, f"{pact.cluster} goes on only by the promise of {target}")
+    asked = ", ".join(member for member in pact.members if member != pact.cluster)
+    detail = (
+        f"{pact.cluster} may go on by the promises of {asked or 'nobody'}, and does not ask"
+        f" {target}, which became a member since; waive it only if {pact.cluster} surely stands"
+        " still"
+    )
+    return checked(PROMISES, False, detail, waivable=True)
 
 
 def _can_be_frozen(situation: Situation) -> Check:

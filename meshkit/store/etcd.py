@@ -24,8 +24,9 @@ from meshkit.store.etcd_channel import (
     Method,
     parse_endpoints,
 )
-from meshkit.store.etcd_codec import EncodedTxn, decode_kv, decode_outcome, first_lease
+from meshkit.store.etcd_codec import EncodedTxn, decode_outcome, first_lease
 from meshkit.store.etcd_errors import Subject
+from meshkit.store.etcd_late import decode_kv, decode_kvs
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
 from meshkit.store.etcd_pool import EndpointPool, EtcdTimeouts, Kind
 from meshkit.store.etcd_reads import is_reading_sound, only_reads, read_apart
@@ -291,20 +292,20 @@ class EtcdStore:
     async def _read_pages(self, template: wire.RangeRequest, limit: int) -> RangeResult:
         request = wire.RangeRequest()
         request.CopyFrom(template)
-        items: list[KeyValue] = []
+        kvs: list[Any] = []
         count: int | None = None
         while True:
-            request.limit = min(_PAGE_KEYS, limit - len(items)) if limit else _PAGE_KEYS
+            request.limit = min(_PAGE_KEYS, limit - len(kvs)) if limit else _PAGE_KEYS
             page = await self._read(request)
-            items += map(decode_kv, page.kvs)
+            kvs += page.kvs
             count = page.count if count is None else count
             request.revision = request.revision or page.header.revision
-            if request.count_only or not page.more or len(items) == limit:
+            if request.count_only or not page.more or len(kvs) == limit:
                 break
-            request.key = items[-1].key + b"\x00"
+            request.key = kvs[-1].key + b"\x00"
         return RangeResult(
             revision=Revision(request.revision),
-            items=tuple(items),
+            items=decode_kvs(kvs),
             more=page.more and not request.count_only,
             count=count,
         )

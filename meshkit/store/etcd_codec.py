@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from meshkit.ordinals import LeaseId, Revision
 from meshkit.protobuf_bytes import delimited, varint
+from meshkit.store.etcd_late import decode_kv
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
-from meshkit.store.port import Change, LateChanges, RevisionChanges
 from meshkit.store.shape import evidence
 from meshkit.store.txn import (
     Attempt,
@@ -31,21 +30,6 @@ from meshkit.store.txn import (
     Txn,
     ValueIs,
 )
-
-# Millions of keys are decoded: filling the slots takes half the time that `KeyValue(...)` does.
-_new = object.__new__
-_set_key, _set_value, _set_mod_revision, _set_create_revision, _set_version, _set_lease = (
-    getattr(KeyValue, name).__set__
-    for name in ("key", "value", "mod_revision", "create_revision", "version", "lease")
-)
-_set_item, _set_is_delete = (getattr(Change, name).__set__ for name in ("item", "is_delete"))
-_set_revision, _set_changes = (
-    getattr(RevisionChanges, name).__set__ for name in ("revision", "changes")
-)
-_DELETE = wire.Event.DELETE
-
-LATE_FROM = 8
-"""A revision of so many changes is decoded only when they are asked for."""
 
 
 def encode_txn(txn: Txn) -> wire.TxnRequest:
@@ -92,16 +76,23 @@ class EncodedTxn:
 
 def _success_bytes(operations: Sequence[Operation]) -> bytes:
     """Return operations as the field `success` of a TxnRequest."""
-    return b"".join([delimited(b"\x12", _operation_bytes(operation)) for operation in operations])
+    pieces: list[bytes] = []
+    for operation in operations:
+        if isinstance(operation, Put) and not operation.keep_value and not operation.lease:
+            # RequestOp{request_put: PutRequest{key, value}}, copied once: there are millions.
+            key, value = operation.key, operation.value
+            head = b"\x0a" + varint(len(key))
+            middle = b"\x12" + varint(len(value))
+            size = len(head) + len(key) + len(middle) + len(value)
+            put = b"\x12" + varint(size)
+            pieces += (b"\x12", varint(len(put) + size), put, head, key, middle, value)
+        else:
+            pieces.append(delimited(b"\x12", _operation_bytes(operation)))
+    return b"".join(pieces)
 
 
 def _operation_bytes(operation: Operation) -> bytes:
     """Return a RequestOp."""
-    if isinstance(operation, Put) and not operation.keep_value and not operation.lease:
-        key, value = operation.key, operation.value
-        key_size, value_size = varint(len(key)), varint(len(value))
-        put = b"\x0a%b%b\x12%b%b" % (key_size, key, value_size, value)
-        return delimited(b"\x12", put)
     if isinstance(operation, Nest):
         return delimited(b"\x22", _success_bytes(operation.operations))
     encoded: bytes = _encode_operation(operation).SerializeToString()
@@ -123,7 +114,7 @@ def _outcome(txn: Txn, response: wire.TxnResponse, revision: Revision) -> Outcom
                 for operation, answer in zip(txn.operations, response.responses, strict=True)
                 if isinstance(operation, Get)
             ),
-            deleted=_count_deleted(response.responses),
+            deleted=_count_deleted(response.responses) if _deletes(txn.operations) else 0,
             attempts=tuple(
                 _outcome(operation.txn, answer.response_txn, revision)
                 for operation, answer in zip(txn.operations, response.responses, strict=True)
@@ -148,115 +139,17 @@ def _facts(
     }
 
 
-def decode_kv(kv: Any) -> KeyValue:
-    """Return a key as etcd holds it."""
-    made = _new(KeyValue)
-    _set_key(made, kv.key)
-    _set_value(made, kv.value)
-    _set_mod_revision(made, kv.mod_revision)
-    _set_create_revision(made, kv.create_revision)
-    _set_version(made, kv.version)
-    _set_lease(made, kv.lease)
-    return made
-
-
-class EventChanges(LateChanges):
-    """The changes of one revision as a response of the watch has them, which it keeps alive."""
-
-    def __init__(self, events: Sequence[wire.Event]) -> None:
-        self._events = events
-        self._keys: tuple[bytes, ...] | None = None
-        self._made: tuple[Change, ...] | None = None
-
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        """The keys that changed, in order."""
-        if self._keys is None:
-            self._keys = tuple([event.kv.key for event in self._events])
-        return self._keys
-
-    @property
-    def data_bytes(self) -> int:
-        """What the keys and values weigh together."""
-        return sum(map(len, self.keys)) + sum([len(event.kv.value) for event in self._events])
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    @overload
-    def __getitem__(self, place: int) -> Change: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Change]: ...
-    def __getitem__(self, place: int | slice) -> Change | Sequence[Change]:
-        if self._made is not None:
-            return self._made[place]
-        if isinstance(place, slice):
-            return tuple(map(_decode_event, self._events[place]))
-        return _decode_event(self._events[place])
-
-    def __iter__(self) -> Iterator[Change]:
-        if self._made is None:
-            self._made = tuple(map(_decode_event, self._events))
-        return iter(self._made)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and tuple(self) == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    def __repr__(self) -> str:
-        return repr(tuple(self))
-
-
-def decode_events(events: Iterable[wire.Event]) -> Iterator[RevisionChanges]:
-    """Group the events of complete watch responses by revision, in their order.
-
-    The changes of a revision that has many are made when they are asked for: as a rule it is an
-    apply, of which only MeshKit's own keys are looked at.
-    """
-    own: list[wire.Event] = []
-    revision = 0
-    for event in events:
-        at: int = event.kv.mod_revision
-        if at != revision:
-            if own:
-                yield _revision_of(revision, own)
-                own = []
-            revision = at
-        own.append(event)
-    if own:
-        yield _revision_of(revision, own)
-
-
-def _revision_of(revision: int, events: list[wire.Event]) -> RevisionChanges:
-    made = _new(RevisionChanges)
-    _set_revision(made, revision)
-    if len(events) >= LATE_FROM:
-        _set_changes(made, EventChanges(events))
-    else:
-        _set_changes(made, tuple([_decode_event(event) for event in events]))
-    return made
-
-
-def _decode_event(event: wire.Event) -> Change:
-    made = _new(Change)
-    _set_item(made, decode_kv(event.kv))
-    _set_is_delete(made, event.type == _DELETE)
-    return made
-
-
 def first_lease(operations: Sequence[Operation]) -> LeaseId:
     """Return the first lease that a put names, or 0."""
     for operation in operations:
-        match operation:
-            case Put(lease=lease) if lease:
-                return lease
-            case Nest() | Attempt():
-                inner = operation.txn if isinstance(operation, Attempt) else operation
-                nested = first_lease(inner.operations)
-                if nested:
-                    return nested
+        if isinstance(operation, Put):
+            if operation.lease:
+                return operation.lease
+        elif isinstance(operation, Nest | Attempt):
+            inner = operation.txn if isinstance(operation, Attempt) else operation
+            nested = first_lease(inner.operations)
+            if nested:
+                return nested
     return LeaseId(0)
 
 
@@ -346,6 +239,16 @@ def _encode_operation(operation: Operation) -> wire.RequestOp:
 
 def _decode_read(answer: wire.ResponseOp) -> tuple[KeyValue, ...]:
     return tuple(decode_kv(kv) for kv in answer.response_range.kvs)
+
+
+def _deletes(operations: Sequence[Operation]) -> bool:
+    """Return whether any of them deletes; most that are many do not, nor do their answers say."""
+    return any(
+        isinstance(operation, Delete)
+        or (isinstance(operation, Nest) and _deletes(operation.operations))
+        or (isinstance(operation, Attempt) and _deletes(operation.txn.operations))
+        for operation in operations
+    )
 
 
 def _count_deleted(answers: Iterable[wire.ResponseOp]) -> int:

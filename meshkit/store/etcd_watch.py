@@ -24,8 +24,8 @@ from meshkit.errors import Compacted, MeshError, NotAllowed, Unreachable
 from meshkit.etcd_binary import is_progress_sound, version_parts
 from meshkit.ordinals import Revision
 from meshkit.store.etcd_channel import Endpoint, is_being_cancelled
-from meshkit.store.etcd_codec import decode_events
 from meshkit.store.etcd_errors import Judgement, Subject, in_words, judge, refusal
+from meshkit.store.etcd_late import decode_events
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
 from meshkit.store.etcd_pool import EndpointPool
 from meshkit.store.port import Progress, RevisionChanges, WatchItem
@@ -73,7 +73,6 @@ class EtcdWatch:
     _is_progress_sound: bool = attrs.field(default=False, init=False)
     _is_token_renewed: bool = attrs.field(default=False, init=False)
     _is_over: bool = attrs.field(default=False, init=False)
-    _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
     def __aiter__(self) -> EtcdWatch:
         return self
@@ -128,7 +127,6 @@ class EtcdWatch:
     async def close(self) -> None:
         """Cancel the watch on the server and end the iteration."""
         self._is_over = True
-        self._closing.set()
         await self._drop_stream()
 
     async def _open_on(self, endpoint: Endpoint) -> None:
@@ -234,14 +232,9 @@ class EtcdWatch:
         """Wait for one response and take it in."""
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._call.read())
-        closing = asyncio.ensure_future(self._closing.wait())
         wait_s = None if self.progress_every_ms is None else self.progress_every_ms / 1000
-        try:
-            await asyncio.wait(
-                {self._reading, closing}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            closing.cancel()
+        # Not awaited itself: whoever is cancelled while it waits must not end the stream.
+        await asyncio.wait({self._reading}, timeout=wait_s)
         reading = self._reading
         if self._is_over or reading is None:
             return

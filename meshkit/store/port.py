@@ -21,6 +21,37 @@ from meshkit.store.txn import KeyRange, KeyValue, Outcome, Txn
 
 
 @attrs.frozen(kw_only=True)
+class Columns:
+    """Keys by what they are made of: each place is one of them, in key order."""
+
+    keys: Sequence[bytes]
+    values: Sequence[bytes]
+    leases: Sequence[LeaseId]
+    mod_revisions: Sequence[Revision]
+
+
+class LateItems(Sequence[KeyValue]):
+    """Keys that are made only when they are asked for; their columns cost much less."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> Columns:
+        """The keys by what they are made of."""
+
+
+def columns_of(items: Sequence[KeyValue]) -> Columns:
+    """Return keys by what they are made of; made once, and cheaply, where there are many."""
+    if isinstance(items, LateItems):
+        return items.columns
+    return Columns(
+        keys=[item.key for item in items],
+        values=[item.value for item in items],
+        leases=[item.lease for item in items],
+        mod_revisions=[item.mod_revision for item in items],
+    )
+
+
+@attrs.frozen(kw_only=True)
 class RangeResult:
     """Keys of a range in key order, as of `revision` (the store's revision for a current read).
 
@@ -29,7 +60,7 @@ class RangeResult:
     """
 
     revision: Revision
-    items: tuple[KeyValue, ...]
+    items: Sequence[KeyValue]
     more: bool = False
     count: int = 0
 

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import grpc
 import structlog
 
-from meshkit.asking import DeclineCode, Declined, message_bytes, question_of
+from meshkit.asking import DeclineCode, Declined
+from meshkit.asking_codec import message_bytes, question_of
 from meshkit.errors import InvalidInput, NotAllowed, Unreachable
 from meshkit.identity import IdentityFiles, peer_of_pem
 from meshkit.names import ClusterName

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Generic, TypeVar
 
-from meshkit.asking import Answer, Question, answer_of, message_bytes, question_of
+from meshkit.asking import Answer, Question
+from meshkit.asking_codec import answer_of, message_bytes, question_of
 from meshkit.names import ClusterName
 from meshkit.peer import PeerIdentity
 from replicator.link.port import AnswerQuestion, AnswerVerify, LinkLost, Serve, TargetEnd

@@ -6,6 +6,8 @@ anything else.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import attrs
 import zstandard
 from google.protobuf.message import DecodeError
@@ -34,7 +36,11 @@ from replicator.messages import (
     Verdict,
     Welcome,
 )
+from replicator.outline import digests_in
+from replicator.record import Record
 from replicator.wire import replication_pb2 as pb
+from replicator.wire.columns import columns_bytes, records_of
+from replicator.wire.out_of_step import change, change_to_wire
 from replicator.wire.pieces import (
     content,
     payload,
@@ -62,15 +68,19 @@ def source_bytes(message: ToSource) -> bytes:
             wire.hello.target, wire.hello.source = message.target, message.source
             wire.hello.credit_bytes = message.credit_bytes
             wire.hello.takes_pieces = message.takes_pieces
+            wire.hello.takes_columns = message.takes_columns
             if message.incarnation is not None:
                 wire.hello.incarnation = message.incarnation
             if message.position is not None:
                 wire.hello.position = message.position
+            wire.hello.tells_out_of_step = message.tells_out_of_step
             if message.resend_after is not None:
                 wire.hello.resend_after = message.resend_after
         case Ack():
             wire.ack.applied, wire.ack.durable = message.applied, message.durable
             wire.ack.credit_bytes, wire.ack.stalled = message.credit_bytes, message.stalled
+            if message.out_of_step is not None:
+                wire.ack.out_of_step.CopyFrom(change_to_wire(message.out_of_step))
         case Join():
             wire.join.CopyFrom(
                 pb.Join(
@@ -81,6 +91,7 @@ def source_bytes(message: ToSource) -> bytes:
                     sequence=message.sequence,
                     cursor=message.cursor,
                     compares=message.compares,
+                    compares_parts=message.compares_parts,
                 )
             )
         case Leave():
@@ -90,6 +101,7 @@ def source_bytes(message: ToSource) -> bytes:
             wire.compared.start = message.start
             wire.compared.fingerprints = message.fingerprints
             wire.compared.verdict = message.verdict.value
+            wire.compared.parts.extend(message.parts)
     return bytes(wire.SerializeToString())
 
 
@@ -119,9 +131,11 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 position=Sequence(hello.position) if hello.HasField("position") else None,
                 credit_bytes=hello.credit_bytes,
                 takes_pieces=hello.takes_pieces,
+                takes_columns=hello.takes_columns,
                 resend_after=(
                     Sequence(hello.resend_after) if hello.HasField("resend_after") else None
                 ),
+                tells_out_of_step=hello.tells_out_of_step,
             )
         case "ack":
             return Ack(
@@ -129,6 +143,9 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 durable=Sequence(wire.ack.durable),
                 credit_bytes=wire.ack.credit_bytes,
                 stalled=wire.ack.stalled,
+                out_of_step=(
+                    change(wire.ack.out_of_step) if wire.ack.HasField("out_of_step") else None
+                ),
             )
         case "join":
             return Join(
@@ -139,6 +156,7 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 sequence=Sequence(wire.join.sequence),
                 cursor=wire.join.cursor,
                 compares=wire.join.compares,
+                compares_parts=wire.join.compares_parts,
             )
         case "leave":
             return Leave(number=wire.leave.number, group=GroupName(wire.leave.group))
@@ -149,6 +167,7 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 start=wire.compared.start,
                 verdict=Verdict(wire.compared.verdict),
                 fingerprints=wire.compared.fingerprints,
+                parts=tuple(wire.compared.parts),
             )
         case unknown:
             raise ValueError(f"message {unknown} is not known")
@@ -159,9 +178,7 @@ def target_bytes(message: ToTarget) -> bytes:
     wire = pb.ToTarget()
     match message:
         case Frame():
-            wire.frame.after, wire.frame.through = message.after, message.through
-            if message.records:
-                wire.frame.records.CopyFrom(records_payload(message.records))
+            wire.frame.CopyFrom(_frame_to_wire(message))
         case SideFrame():
             wire.side_frame.CopyFrom(_side_to_wire(message))
         case CopyPage():
@@ -182,6 +199,16 @@ def target_bytes(message: ToTarget) -> bytes:
             wire.welcome.segments.extend(standing_to_wire(s) for s in message.segments)
             wire.welcome.resend_refused = message.resend_refused
     return bytes(wire.SerializeToString())
+
+
+def _frame_to_wire(frame: Frame) -> pb.Frame:
+    wire = pb.Frame(after=frame.after, through=frame.through)
+    columns = columns_bytes(frame.records) if frame.in_columns else None
+    if columns is not None:
+        wire.columns.CopyFrom(payload(columns))
+    elif frame.records:
+        wire.records.CopyFrom(records_payload(frame.records))
+    return wire
 
 
 def _side_to_wire(side: SideFrame) -> pb.SideFrame:
@@ -267,7 +294,7 @@ def _stretch(wire: pb.ToTarget) -> Frame | SideFrame | CopyPage:
             return Frame(
                 after=Sequence(wire.frame.after),
                 through=Sequence(wire.frame.through),
-                records=records(wire.frame.records) if wire.frame.HasField("records") else (),
+                records=_frame_records(wire.frame),
             )
         case "side_frame":
             side = wire.side_frame
@@ -298,7 +325,18 @@ def _stretch(wire: pb.ToTarget) -> Frame | SideFrame | CopyPage:
             )
 
 
+def _frame_records(wire: pb.Frame) -> tuple[Record, ...]:
+    if wire.HasField("columns"):
+        return records_of(pb.Columns.FromString(content(wire.columns)))
+    return records(wire.records) if wire.HasField("records") else ()
+
+
 def _outline(wire: pb.Outline) -> Outline:
+    starts, told = tuple(wire.part_starts), len(digests_in(wire.part_digests))
+    if told != len(starts) + bool(starts or told):
+        raise ValueError(f"{told} digests of {len(starts) + 1} parts")
+    if any(one >= other for one, other in pairwise((wire.start, *starts, wire.end)) if starts):
+        raise ValueError("the parts of a stretch do not follow each other")
     return Outline(
         group=GroupName(wire.group),
         number=wire.number,
@@ -308,4 +346,6 @@ def _outline(wire: pb.Outline) -> Outline:
         range_end=wire.range_end,
         keys_count=wire.keys_count,
         digest=wire.digest,
+        part_starts=starts,
+        part_digests=wire.part_digests,
     )

@@ -31,7 +31,7 @@ class Lineage(_message.Message):
     def __init__(self, parent: _Optional[str] = ..., parent_incarnation: _Optional[str] = ..., parent_epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., may_go_on: _Optional[bool] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("target", "source", "incarnation", "position", "credit_bytes", "takes_pieces", "resend_after")
+    __slots__ = ("target", "source", "incarnation", "position", "credit_bytes", "takes_pieces", "resend_after", "takes_columns", "tells_out_of_step")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,8 @@ class Hello(_message.Message):
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     TAKES_PIECES_FIELD_NUMBER: _ClassVar[int]
     RESEND_AFTER_FIELD_NUMBER: _ClassVar[int]
+    TAKES_COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    TELLS_OUT_OF_STEP_FIELD_NUMBER: _ClassVar[int]
     target: str
     source: str
     incarnation: str
@@ -46,22 +48,46 @@ class Hello(_message.Message):
     credit_bytes: int
     takes_pieces: bool
     resend_after: int
-    def __init__(self, target: _Optional[str] = ..., source: _Optional[str] = ..., incarnation: _Optional[str] = ..., position: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., takes_pieces: _Optional[bool] = ..., resend_after: _Optional[int] = ...) -> None: ...
+    takes_columns: bool
+    tells_out_of_step: bool
+    def __init__(self, target: _Optional[str] = ..., source: _Optional[str] = ..., incarnation: _Optional[str] = ..., position: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., takes_pieces: _Optional[bool] = ..., resend_after: _Optional[int] = ..., takes_columns: _Optional[bool] = ..., tells_out_of_step: _Optional[bool] = ...) -> None: ...
+
+class OutOfStep(_message.Message):
+    __slots__ = ("group", "why", "position", "text")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    why: str
+    position: int
+    text: str
+    def __init__(self, group: _Optional[str] = ..., why: _Optional[str] = ..., position: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class OutOfStepChange(_message.Message):
+    __slots__ = ("groups", "back")
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    BACK_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[OutOfStep]
+    back: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, groups: _Optional[_Iterable[_Union[OutOfStep, _Mapping]]] = ..., back: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("applied", "durable", "credit_bytes", "stalled")
+    __slots__ = ("applied", "durable", "credit_bytes", "stalled", "out_of_step")
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_STEP_FIELD_NUMBER: _ClassVar[int]
     applied: int
     durable: int
     credit_bytes: int
     stalled: str
-    def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., stalled: _Optional[str] = ...) -> None: ...
+    out_of_step: OutOfStepChange
+    def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., stalled: _Optional[str] = ..., out_of_step: _Optional[_Union[OutOfStepChange, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("number", "group", "phase", "epoch", "sequence", "cursor", "compares")
+    __slots__ = ("number", "group", "phase", "epoch", "sequence", "cursor", "compares", "compares_parts")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +95,7 @@ class Join(_message.Message):
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     COMPARES_FIELD_NUMBER: _ClassVar[int]
+    COMPARES_PARTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     group: str
     phase: str
@@ -76,7 +103,8 @@ class Join(_message.Message):
     sequence: int
     cursor: bytes
     compares: bool
-    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., phase: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., cursor: _Optional[bytes] = ..., compares: _Optional[bool] = ...) -> None: ...
+    compares_parts: bool
+    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., phase: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., cursor: _Optional[bytes] = ..., compares: _Optional[bool] = ..., compares_parts: _Optional[bool] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("number", "group")
@@ -87,18 +115,20 @@ class Leave(_message.Message):
     def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class Compared(_message.Message):
-    __slots__ = ("number", "group", "start", "verdict", "fingerprints")
+    __slots__ = ("number", "group", "start", "verdict", "fingerprints", "parts")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINTS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     group: str
     start: bytes
     verdict: str
     fingerprints: bytes
-    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., start: _Optional[bytes] = ..., verdict: _Optional[str] = ..., fingerprints: _Optional[bytes] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, number: _Optional[int] = ..., group: _Optional[str] = ..., start: _Optional[bytes] = ..., verdict: _Optional[str] = ..., fingerprints: _Optional[bytes] = ..., parts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ToSource(_message.Message):
     __slots__ = ("hello", "ack", "join", "leave", "compared")
@@ -270,15 +300,31 @@ class Welcome(_message.Message):
     resend_refused: str
     def __init__(self, source: _Optional[str] = ..., incarnation: _Optional[str] = ..., start: _Optional[int] = ..., is_fresh: _Optional[bool] = ..., segments: _Optional[_Iterable[_Union[SegmentStanding, _Mapping]]] = ..., resend_refused: _Optional[str] = ...) -> None: ...
 
+class Columns(_message.Message):
+    __slots__ = ("group", "epoch", "sequences", "keys", "values")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    epoch: int
+    sequences: _containers.RepeatedScalarFieldContainer[int]
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, group: _Optional[str] = ..., epoch: _Optional[int] = ..., sequences: _Optional[_Iterable[int]] = ..., keys: _Optional[_Iterable[bytes]] = ..., values: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("after", "through", "records")
+    __slots__ = ("after", "through", "records", "columns")
     AFTER_FIELD_NUMBER: _ClassVar[int]
     THROUGH_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     after: int
     through: int
     records: Payload
-    def __init__(self, after: _Optional[int] = ..., through: _Optional[int] = ..., records: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
+    columns: Payload
+    def __init__(self, after: _Optional[int] = ..., through: _Optional[int] = ..., records: _Optional[_Union[Payload, _Mapping]] = ..., columns: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
 
 class SideFrame(_message.Message):
     __slots__ = ("group", "number", "after", "through", "records", "is_last")
@@ -321,7 +367,7 @@ class CopyPage(_message.Message):
     def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., items: _Optional[_Union[Payload, _Mapping]] = ..., is_first: _Optional[bool] = ..., is_final: _Optional[bool] = ..., is_delta: _Optional[bool] = ..., dropped: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Outline(_message.Message):
-    __slots__ = ("group", "number", "cut", "start", "end", "range_end", "keys_count", "digest")
+    __slots__ = ("group", "number", "cut", "start", "end", "range_end", "keys_count", "digest", "part_starts", "part_digests")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +376,8 @@ class Outline(_message.Message):
     RANGE_END_FIELD_NUMBER: _ClassVar[int]
     KEYS_COUNT_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PART_STARTS_FIELD_NUMBER: _ClassVar[int]
+    PART_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     group: str
     number: int
     cut: int
@@ -338,7 +386,9 @@ class Outline(_message.Message):
     range_end: bytes
     keys_count: int
     digest: bytes
-    def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., keys_count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    part_starts: _containers.RepeatedScalarFieldContainer[bytes]
+    part_digests: bytes
+    def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., keys_count: _Optional[int] = ..., digest: _Optional[bytes] = ..., part_starts: _Optional[_Iterable[bytes]] = ..., part_digests: _Optional[bytes] = ...) -> None: ...
 
 class SideRefused(_message.Message):
     __slots__ = ("group", "number", "epoch", "reason")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cli.pki import CertificateAuthority, CertificateFiles, create_ca, issue
-from cli.sandbox.etcd import free_port
+from cli.sandbox.ports import free_port
 from tests.cli import samples
 from tests.cli.conftest import Mesh
 from tests.cli.fake_api import FakeApi, Reply, refusal, served

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -74,3 +75,39 @@ def test_every_status_says_that_automation_is_paused(mesh: Mesh, operator_env: F
         assert ran.code == 0
         assert "automation is paused by operator/alice" in ran.err
         assert "automation is paused" not in ran.out
+
+
+def copy_at(cluster: str, *keys: str, problem: str = "") -> dict[str, object]:
+    latest = [{"key": key, "revision": 70 + n, "deleted": n > 0} for n, key in enumerate(keys)]
+    count = None if problem else len(keys)
+    return {"cluster": cluster, "count": count, "latest": latest, "problem": problem}
+
+
+def test_foreign_writes_are_listed(mesh: Mesh, operator_env: FakeApi) -> None:
+    """By key, with what was done to it and where; a copy without any says that, too."""
+    copies = [copy_at("eu-west", "/orders/1", "/orders/2"), copy_at("ap-south")]
+    operator_env.on("GET /v1/groups/orders/foreign", {"group": "orders", "clusters": copies})
+
+    ran = mesh("replication", "foreign", "orders")
+    as_json = mesh("replication", "foreign", "orders", "--cluster", "eu-west", "-o", "json")
+
+    assert ran.code == 0
+    rows = [line.split() for line in ran.out.splitlines()[1:]]
+    assert ["eu-west", "2", "/orders/2", "delete", "71"] in rows
+    assert ["ap-south", "0", "-", "-", "-"] in rows
+    assert json.loads(as_json.out)["clusters"] == copies
+    assert operator_env.queries[-1] == {"cluster": "eu-west"}
+
+
+def test_a_copy_that_nobody_could_look_at_fails_the_listing(
+    mesh: Mesh, operator_env: FakeApi
+) -> None:
+    """Promise 7: an empty list must never mean that nobody could look."""
+    clusters = [copy_at("eu-west", problem="eu-west does not answer")]
+    operator_env.on("GET /v1/groups/orders/foreign", {"group": "orders", "clusters": clusters})
+
+    ran = mesh("replication", "foreign", "orders")
+
+    assert ran.code == 1
+    assert "unknown" in ran.out
+    assert "unknown what was written at eu-west: eu-west does not answer" in ran.err

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cli.render import Output, shown_bytes, shown_lag, shown_ms, shown_time
 from cli.settings import OutputForm
-from cli.views import streams_table
+from cli.stream_views import streams_table
 from tests.cli import samples
 from tests.cli.conftest import Mesh
 from tests.cli.fake_api import FakeApi
@@ -211,3 +211,51 @@ def test_a_copy_under_way_says_how_far_it_is(mesh: Mesh, operator_env: FakeApi) 
     told = "37% of 10,000 keys copied, 3.3KiB sent"
     assert f"orders: {told},users" in mesh("replication", "status").out.replace("\n", " ")
     assert f"no: {told}" in mesh("groups", "show", "orders").out
+
+
+def behind(group: str = "orders", why: str = "paused", **more: object) -> dict[str, object]:
+    told = {"group": group, "why": why, "text": f"{why} by alice", "position": 900}
+    lag = {"state": why, "lag_ms": 3_200, "lag_error_ms": 40, "records": 12, "bytes": 900}
+    return told | lag | more
+
+
+def test_a_group_out_of_step_says_why_and_how_far_behind_it_is(
+    mesh: Mesh, operator_env: FakeApi
+) -> None:
+    """A paused group is not a copy under way: waiting does not help."""
+    groups = [behind(), behind("users", "parked", lag_error_ms=None, records=None)]
+    stream = samples.stream("paused", groups_out_of_step=["orders", "users"], behind=groups)
+    operator_env.on("GET /v1/replication", {"streams": [stream]})
+    active, passive = samples.GROUP["clusters"]
+    member = passive | {"in_step": False, "out_of_step": "parked", "stream": "stalled"}
+    operator_env.on("GET /v1/groups/orders", samples.GROUP | {"clusters": [active, member]})
+
+    out = mesh("replication", "status").out.replace("\n", " ")
+
+    assert "orders: paused, lag 3.2s ±40ms, 12 records" in out
+    assert "users: parked, lag at least 3.2s" in out
+    assert "no: parked" in mesh("groups", "show", "orders").out
+
+
+def test_the_status_says_what_is_paused_and_by_whom(mesh: Mesh, operator_env: FakeApi) -> None:
+    """Also before any copy has noticed, and after the one who did it has gone home."""
+    pause = {"what": "group orders", "by": "operator/alice", "reason": "why", "since_ms": 0}
+    operator_env.on("GET /v1/replication", {"streams": [samples.stream()], "pauses": [pause]})
+
+    out = mesh("replication", "status").out
+
+    assert "group orders is paused by operator/alice since 1970-01-01T00:00:00Z: why" in out
+
+
+@pytest.mark.parametrize(("group", "fails"), [(None, True), ("orders", True), ("users", False)])
+def test_the_check_fails_for_a_paused_group_and_not_for_the_others(
+    mesh: Mesh, operator_env: FakeApi, group: str | None, *, fails: bool
+) -> None:
+    """A monitor of one group must not be woken for another one."""
+    stream = samples.stream("paused", groups_out_of_step=["orders"], behind=[behind()])
+    operator_env.on("GET /v1/replication", {"streams": [stream]})
+
+    ran = mesh("replication", "status", "--check", *(["--group", group] if group else []))
+
+    assert ran.code == (1 if fails else 0)
+    assert ("orders: paused" in ran.err) is fails

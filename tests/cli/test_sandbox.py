@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cli.sandbox import plan, readiness
-from cli.sandbox.process import MeshProcess, free_ports, is_free, start_time
+from cli.sandbox.ports import free_ports, is_free
+from cli.sandbox.process import MeshProcess, start_time
 from cli.sandbox.sandbox import Sandbox
 from meshkit.config import check_private, load_coordinator_config, load_replicator_config
 from meshkit.errors import Conflict, InvalidConfig, InvalidInput, NotFound
@@ -105,6 +106,17 @@ class TestPlan:
 
         assert len(set(ports)) == 50
         assert is_free(ports[0])
+
+    def test_a_port_that_was_taken_is_taken_until_its_process_ends(self) -> None:
+        port = free_ports(1)[0]
+        asking = f"from cli.sandbox.ports import hold; print(hold({port}))"
+
+        asked = subprocess.run(
+            [sys.executable, "-c", asking], check=True, capture_output=True, text=True
+        )
+
+        assert is_free(port)
+        assert asked.stdout == "False\n", asked.stderr
 
 
 SLEEPER = "import time; print('ready', flush=True); time.sleep(600)"

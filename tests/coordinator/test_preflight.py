@@ -15,9 +15,16 @@ from meshkit.model import (
     GroupPolicy,
     LeasePolicy,
 )
-from meshkit.names import FailoverId
+from meshkit.names import FailoverId, GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Revision, Sequence
-from meshkit.status import ClusterHealth, GroupHealth, Lag, StreamState, StreamStatus
+from meshkit.status import (
+    ClusterHealth,
+    GroupBehind,
+    GroupHealth,
+    Lag,
+    StreamState,
+    StreamStatus,
+)
 from meshkit.store.port import StoreStatus
 from tests.coordinator.fake_region import ORDERS, A, B
 
@@ -62,6 +69,46 @@ def stream(state=StreamState.STREAMING, lag_ms: int | None = 12) -> StreamStatus
         head=Sequence(10),
         at_ms=NOW - 1_000,
     )
+
+
+def with_paused(group: GroupName, lag_ms: int | None = 9_000) -> StreamStatus:
+    """The stream of a target where one group stands still."""
+    paused = Lag(state=StreamState.PAUSED, lag_ms=lag_ms, error_bound_ms=5 if lag_ms else None)
+    told = GroupBehind(group=group, why="paused", lag=paused, text="paused by alice")
+    return attrs.evolve(
+        stream(StreamState.PAUSED, lag_ms),
+        in_step=stream().lag,
+        groups_out_of_step=(group,),
+        behind=(told,),
+    )
+
+
+def test_the_lag_of_a_paused_group_is_judged_and_not_that_of_its_stream() -> None:
+    """Nor may a group be refused for what another one lacks."""
+    own = preview(attrs.evolve(good(), stream=with_paused(ORDERS)))
+    unknown = preview(attrs.evolve(good(), stream=with_paused(ORDERS, None)))
+    other = preview(attrs.evolve(good(), stream=with_paused(GroupName("users"))))
+
+    told = {check.name: check for check in own.checks}["lag"]
+    assert not told.ok
+    assert "the group is paused and 9000 ms behind" in told.detail
+    assert (own.stream, own.lag_ms) == ("paused", 9_000)
+    untold = {check.name: check for check in unknown.checks}["lag"]
+    assert "unknown: the group is paused there: paused by alice" in untold.detail
+    assert (other.stream, other.lag_ms) == ("streaming", 12)
+    assert {check.name: check for check in other.checks}["lag"].ok
+
+
+def test_the_lag_of_a_group_that_only_its_target_calls_out_of_step_is_unknown() -> None:
+    """A source that does not know it (yet, or at all) would say that it is in step."""
+    out = attrs.evolve(health(B).groups[ORDERS], in_step=False)
+    situation = attrs.evolve(
+        good(), target_health=attrs.evolve(health(B), groups={ORDERS: out}), stream=stream()
+    )
+
+    seen = preview(situation)
+
+    assert (seen.stream, seen.lag_ms, seen.pause_ms_predicted) == ("unknown", None, None)
 
 
 def coordination(**changes) -> StoreStatus:

@@ -1,22 +1,30 @@
-"""Which head of a source an emergency goes by: none that was made while the copy was frozen."""
+"""What an emergency finds out: which head of a source counts, and how surely it is fenced."""
 
 from __future__ import annotations
 
 import attrs
 import pytest
 
+from coordinator.failover import machine
+from coordinator.failover.loss import FenceStatus
+from coordinator.failover.record import Emergency, Failover, FailoverKind, with_revision
 from coordinator.failover.repository import FailoverRepository
+from coordinator.governance.preflight import PROMISES, Situation
+from coordinator.governance.rescue_checks import rescue_preview
 from coordinator.lookout import Lookout
 from coordinator.rescue import Rescue
 from meshkit.clock import ManualClock
 from meshkit.codec import Stored, encode
 from meshkit.commands import Command, CommandStep
 from meshkit.keys import CoordinationKeys as Keys
+from meshkit.model import Holder
 from meshkit.names import ClusterName, FailoverId, GroupName
-from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Sequence
+from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Revision, Sequence, Token
+from meshkit.promises import Pact
 from meshkit.status import ClusterHealth, GroupHealth, LogHead
 from meshkit.store.memory import MemoryStore
 from meshkit.store.txn import Put, Txn
+from tests.coordinator.test_preflight import good
 
 A, B, ORDERS = ClusterName("a"), ClusterName("b"), GroupName("orders")
 FOLLOWS = GroupHealth(
@@ -114,3 +122,99 @@ async def test_without_its_history_no_head_is_known(bench: Bench) -> None:
     await bench.store.compact(bench.store.server.history.revision)
 
     assert await bench.head() is None
+
+
+# --- groups whose writes may go on by promise ---------------------------------------------------
+
+
+def fencing(*, no_fence_wait: bool = False, waivers: tuple[str, ...] = ()) -> Failover:
+    """Return an emergency whose seal is put and whose source is silent."""
+    record = Failover(
+        id=FailoverId("f-1"),
+        group=ORDERS,
+        kind=FailoverKind.EMERGENCY,
+        plan="emergency/1",
+        source=A,
+        target=B,
+        epoch_before=Epoch(1),
+        incarnation=1,
+        authority_revision=Revision(5),
+        source_token=Token(incarnation=1, revision=Revision(5)),
+        waivers=waivers,
+        emergency=Emergency(no_fence_wait=no_fence_wait),
+    )
+    record = machine.begin(record, now_ms=0)
+    for step in ("assess", "approve"):
+        record = machine.advance(record, machine.StepDone(step=step), now_ms=0)
+    return with_revision(record, Revision(10))
+
+
+async def pact(bench: Bench, *members: ClusterName) -> None:
+    record = Pact(group=ORDERS, epoch=Epoch(1), cluster=A, members=members)
+    await bench.put(Keys.pact(ORDERS), record)
+
+
+async def test_where_there_is_a_pact_a_lease_that_ran_out_proves_nothing(bench: Bench) -> None:
+    """Never `lease-expired`: confirmed by the source, or unknown."""
+    record = fencing()
+    without = await bench.rescue.fence_ended(record)
+    await pact(bench, A, B)
+
+    ended = await bench.rescue.fence_ended(record)
+
+    assert isinstance(without, machine.FenceEnded)
+    assert without.fence is FenceStatus.LEASE_EXPIRED
+    assert isinstance(ended, machine.FenceEnded)
+    assert ended.fence is FenceStatus.UNKNOWN
+    assert ended.permit_ended_ms is None
+    after = machine.advance(record, ended, now_ms=0)
+    assert machine.step_in_hand(after).name == "take_in"
+
+
+async def test_a_source_that_lives_is_waited_for_as_ever(bench: Bench) -> None:
+    await pact(bench, A, B)
+    await bench.put(Keys.holder(ORDERS), Holder(group=ORDERS, epoch=Epoch(1), cluster=A))
+
+    assert await bench.rescue.fence_ended(fencing()) is None
+    ended = await bench.rescue.fence_ended(fencing(no_fence_wait=True))
+    assert isinstance(ended, machine.FenceEnded)
+    assert ended.fence is FenceStatus.UNKNOWN
+
+
+async def test_who_is_not_asked_for_promises_is_not_promoted(bench: Bench) -> None:
+    """The pact was made after the checks, by a cluster that did not know of the new member."""
+    await pact(bench, A, ClusterName("c"))
+
+    ended = await bench.rescue.fence_ended(fencing())
+    waived = await bench.rescue.fence_ended(fencing(waivers=(PROMISES,)))
+
+    assert isinstance(ended, machine.TimedOut)
+    after = machine.advance(fencing(), ended, now_ms=0)
+    assert after.undoing
+    assert after.problem is not None
+    assert "may go on without the promise of b" in after.problem.happened
+    assert isinstance(waived, machine.FenceEnded)
+
+
+def test_the_check_says_whom_the_active_cluster_asks() -> None:
+    known = attrs.evolve(good(), pact=None)
+    asked = attrs.evolve(
+        known,
+        pact=Pact(
+            group=known.group.name,
+            epoch=Epoch(1),
+            cluster=known.source.name,
+            members=(known.source.name, known.target.name),
+        ),
+    )
+    others = attrs.evolve(
+        asked, pact=attrs.evolve(asked.pact, members=(known.source.name, ClusterName("else")))
+    )
+
+    def failed(situation: Situation, *waivers: str) -> list[str]:
+        return [check.name for check in rescue_preview(situation, waivers=waivers).failed]
+
+    assert PROMISES not in failed(known)
+    assert PROMISES not in failed(asked)
+    assert PROMISES in failed(others)
+    assert PROMISES not in failed(others, PROMISES)

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from coordinator.api import evacuation_rows, views
+from coordinator.api import evacuation_rows, stream_views, views
 from coordinator.api.openapi import SCHEMAS
 from coordinator.api.rejoining import rejoin_view
 from coordinator.failover.plan import EMERGENCY_1
@@ -100,8 +100,8 @@ def test_a_stream_and_the_copies_over_it_are_described() -> None:
         health=nothing,
         streams=nothing,
     )
-    stream = views.stream_view(ClusterName("a"), ClusterName("b"), mesh, now_ms=NOW)
-    copy = views.copy_view(decode_copy())
+    stream = stream_views.stream_view(ClusterName("a"), ClusterName("b"), mesh, now_ms=NOW)
+    copy = stream_views.copy_view(decode_copy())
 
     assert differences(stream, SCHEMAS["Stream"]) == []
     assert differences(copy, SCHEMAS["CopyProgress"]) == []

@@ -19,7 +19,7 @@ import pytest
 
 from chaos.planned import loaded
 from cli.pki import CertificateFiles, create_ca, issue
-from cli.sandbox.process import free_ports
+from cli.sandbox.ports import free_ports
 from tests.e2e.conftest import CLUSTERS, Rig
 from tests.e2e.test_kills import DEADLINE_S, judged, ready, writes_go_on
 

@@ -7,6 +7,7 @@ import attrs
 
 from fencing.chain import Chain
 from fencing.election import Election
+from fencing.keeping import Promises
 from fencing.term import Term, commit_in_term
 from fencing.timing import PROFILES, Timing
 from meshkit.clock import ManualClock
@@ -86,6 +87,7 @@ class World:
     coordination: MemoryStore = attrs.field(init=False)
     regional: MemoryStore = attrs.field(init=False)
     replicators: list[Replicator] = attrs.field(factory=list)
+    promises: Promises | None = None
 
     def __attrs_post_init__(self) -> None:
         self.coordination = MemoryStore(clock=self.clock)
@@ -113,6 +115,7 @@ class World:
             clock=self.clock,
             obey=lambda: self._obey(replicator),
             on_sealed=lambda group: self._on_sealed(replicator, group),
+            promises=self.promises,
         )
         replicator = Replicator(
             coordination=coordination,

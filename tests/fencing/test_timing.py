@@ -54,6 +54,24 @@ def test_times_that_break_the_thirty_seconds_are_refused() -> None:
         check(Timing(coordination_ttl_ms=14_000))
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_promise_outlasts_every_permit_that_rests_on_it(profile: str) -> None:
+    """By the arithmetic of the coordination lease: it stands where that stood."""
+    timing = timing_of(profile)
+    rate = 1 + timing.clock_rate_error
+
+    shortest_ms = timing.promise_ttl_s * 1000 / rate
+    longest_ms = 2 * timing.regional_ttl_ms * rate + timing.expiry_delay_ms
+
+    assert longest_ms <= shortest_ms < longest_ms + 1_000
+    assert any(line.startswith("ok      promise: ") for line in explain(timing))
+
+
+def test_a_promise_that_would_keep_others_from_opening_for_too_long_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"promise: .* <= 30000 ms"):
+        check(Timing(coordination_ttl_ms=40_000, regional_ttl_ms=18_000))
+
+
 def test_granted_ttls_are_checked_again() -> None:
     """etcd raises a TTL to its minimum (1.5 election timeouts) without complaint."""
     fast = timing_of("fast")

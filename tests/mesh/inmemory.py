@@ -132,7 +132,9 @@ class MemoryMesh:
                     return str(view["active"])
                 await asyncio.sleep(0.02)
 
-    async def apply(self, group: str = "orders", prefix: str = "/orders/") -> None:
+    async def apply(
+        self, group: str = "orders", prefix: str = "/orders/", *, policy: GroupPolicy | None = None
+    ) -> None:
         registry = Registry(store=self.coordination, clock=self.clock)
         for name in self.clusters:
             descriptor = ClusterDescriptor(
@@ -146,7 +148,10 @@ class MemoryMesh:
             await registry.put_cluster(descriptor, mesh=mesh, actor="operator/test")
         members = tuple(ClusterName(name) for name in self.clusters)
         spec = Group(
-            name=GroupName(group), prefixes=(prefix,), members=members, policy=GroupPolicy()
+            name=GroupName(group),
+            prefixes=(prefix,),
+            members=members,
+            policy=policy or GroupPolicy(),
         )
         mesh = await read_mesh(self.coordination)
         await registry.put_group(spec, mesh=mesh, active=None, actor="operator/test")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from meshkit.ordinals import LeaseId, Revision
 from meshkit.protobuf_bytes import varint
-from meshkit.store.etcd_codec import LATE_FROM, EncodedTxn, decode_events, encode_txn
+from meshkit.store.etcd_codec import EncodedTxn, encode_txn
+from meshkit.store.etcd_late import LATE_FROM, decode_events
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
 from meshkit.store.port import Change, LateChanges, RevisionChanges
 from meshkit.store.txn import Attempt, Delete, Get, KeyValue, ModRevisionIs, Nest, Put, Txn

@@ -107,14 +107,17 @@ class Mesh:
 
     def _region(self, name: ClusterName) -> Region:
         store = MemoryStore(clock=self.clock)
-        outbound = Outbound(
+        return Region(name, store, self.outbound_over(name, store))
+
+    def outbound_over(self, name: ClusterName, store: MemoryStore) -> Outbound:
+        """Return the source's side of a new replicator."""
+        return Outbound(
             store=store.connect(),
             clock=self.clock,
             cluster=name,
             incarnation=Incarnation(f"{name}-1"),
             limits=self.limits,
         )
-        return Region(name, store, outbound)
 
     def __getitem__(self, name: ClusterName) -> Region:
         return self.regions[name]

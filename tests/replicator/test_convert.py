@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshkit.names import GroupName
 from meshkit.ordinals import Epoch, Incarnation, LeaseId, Revision, Sequence
 from meshkit.regional import JoinPhase
 from meshkit.store.txn import Delete, Put
@@ -31,6 +32,7 @@ from replicator.messages import (
     Welcome,
 )
 from replicator.record import Cut, GroupPart, LeaseTerm, Opened, Record, Resumed, Scoped
+from replicator.wire import replication_pb2 as pb
 from replicator.wire.convert import (
     BadMessage,
     source_bytes,
@@ -78,7 +80,23 @@ TO_SOURCE: list[ToSource] = [
         cursor=b"\xff",
     ),
     Join(number=1, group=G, phase=JoinPhase.JOINING, epoch=Epoch(1), compares=True),
+    Join(
+        number=1,
+        group=G,
+        phase=JoinPhase.JOINING,
+        epoch=Epoch(1),
+        compares=True,
+        compares_parts=True,
+    ),
     Leave(number=3, group=G),
+    Compared(
+        number=4,
+        group=G,
+        start=b"/",
+        verdict=Verdict.DIFFERENT,
+        fingerprints=b"m" * 12,
+        parts=(0, 2**20),
+    ),
     *(
         Compared(number=4, group=G, start=b"/\xff", verdict=verdict, fingerprints=b"m" * 24)
         for verdict in Verdict
@@ -95,6 +113,18 @@ TO_TARGET: list[ToTarget] = [
         range_end=b"/c",
         keys_count=2**20,
         digest=b"\x00\xff",
+    ),
+    Outline(
+        group=G,
+        number=2,
+        cut=Sequence(9),
+        start=b"/a",
+        end=b"/b",
+        range_end=b"/c",
+        keys_count=40,
+        digest=b"",
+        part_starts=(b"/a\x00", b"/aa"),
+        part_digests=bytes(range(48)),
     ),
     CopyPage(
         group=G,
@@ -179,3 +209,75 @@ def test_a_parent_that_may_go_on_is_known_as_such_over_the_wire() -> None:
         )
 
         assert target_message(target_bytes(frame)) == frame
+
+
+def puts(*sequences: int, group: GroupName = G, epoch: int = 2) -> tuple[Record, ...]:
+    return tuple(
+        Record.of_put(Sequence(s), group, Epoch(epoch), b"/k\xff%d" % s, b"v" * (s % 7))
+        for s in sequences
+    )
+
+
+PLAIN = puts(2**40, 2**40 + 1, 2**40 + 900)
+LEASED = GroupPart(
+    group=G,
+    epoch=Epoch(2),
+    writes=(Put(b"k", b"v", LeaseId(7)),),
+    leases=(LeaseTerm(LeaseId(7), 30),),
+)
+NOT_PLAIN = {
+    "a delete": (
+        Record(
+            sequence=Sequence(2**41),
+            parts=(GroupPart(group=G, epoch=Epoch(2), writes=(Delete(b"k"),)),),
+        ),
+    ),
+    "a lease": (Record(sequence=Sequence(2**41), parts=(LEASED,)),),
+    "another epoch": puts(2**41, epoch=3),
+    "another group": puts(2**41, group=H),
+    "several writes, and marks": (attrs.evolve(RECORD, sequence=Sequence(2**41)),),
+    "nothing but a mark": (
+        Record(sequence=Sequence(2**41), marks=(Cut(group=G, epoch=Epoch(2)),)),
+    ),
+}
+
+
+def test_a_frame_of_plain_puts_travels_by_columns() -> None:
+    """Nearly all do; a message for each record costs several times as much."""
+    frame = Frame(after=Sequence(3), through=Sequence(2**41), records=PLAIN, in_columns=True)
+
+    raw = target_bytes(frame)
+
+    assert pb.ToTarget.FromString(raw).frame.HasField("columns")
+    read = target_message(raw)
+    assert read == frame
+    assert [r.weight_bytes for r in read.records] == [r.weight_bytes for r in PLAIN]
+    assert [r.weight_bytes for r in read.records] == [attrs.evolve(r).weight_bytes for r in PLAIN]
+
+
+@pytest.mark.parametrize("why", NOT_PLAIN)
+def test_what_is_no_plain_put_travels_as_records(why: str) -> None:
+    """Nothing of a record may be lost because it was taken for a plain one."""
+    records = (*PLAIN, *NOT_PLAIN[why])
+    frame = Frame(after=Sequence(3), through=Sequence(2**42), records=records, in_columns=True)
+
+    raw = target_bytes(frame)
+
+    assert not pb.ToTarget.FromString(raw).frame.HasField("columns")
+    assert target_message(raw) == frame
+
+
+def test_a_target_that_reads_no_columns_gets_records() -> None:
+    """Regions are upgraded one after the other."""
+    frame = Frame(after=Sequence(3), through=Sequence(2**41), records=PLAIN)
+
+    assert not pb.ToTarget.FromString(target_bytes(frame)).frame.HasField("columns")
+
+
+def test_columns_of_different_lengths_are_no_message() -> None:
+    columns = pb.Columns(group=G, epoch=1, sequences=[1, 1], keys=[b"k"], values=[b"v", b"w"])
+    wire = pb.ToTarget()
+    wire.frame.columns.content = columns.SerializeToString()
+
+    with pytest.raises(BadMessage):
+        target_message(wire.SerializeToString())

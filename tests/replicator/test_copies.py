@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import attrs
 import pytest
 
 from meshkit.ordinals import LeaseId, Revision
 from meshkit.status import CopyProgress
 from meshkit.store.txn import Put, Txn, prefix_range
 from replicator.limits import Limits
-from replicator.messages import Compared, CopyPage, Outline, Verdict
+from replicator.messages import Compared, CopyPage, Join, Outline, Verdict
+from replicator.outline import FINGERPRINT_BYTES, PART_KEYS
 from tests.replicator.mesh import A, B, G, H, Mesh
 
 
@@ -35,6 +37,8 @@ class Sent:
         self.pages: list[CopyPage] = []
         self.answers: list[Compared] = []
         self.on_answer: Callable[[Compared], Awaitable[None]] = nothing
+        self.knows_parts = True
+        """Whether the source is told that the target takes outlines in parts."""
         self._mesh = mesh
 
     def watch(self) -> None:
@@ -50,6 +54,8 @@ class Sent:
                     await put(message)
 
                 async def spy_back(message, told=told):  # type: ignore[no-untyped-def]
+                    if isinstance(message, Join) and not self.knows_parts:
+                        message = attrs.evolve(message, compares_parts=False)
                     if isinstance(message, Compared):
                         self.answers.append(message)
                         await self.on_answer(message)
@@ -70,8 +76,9 @@ async def filled(mesh: Mesh, count: int) -> None:
     await mesh.converge()
 
 
-async def copy_again(mesh: Mesh) -> Sent:
+async def copy_again(mesh: Mesh, *, knows_parts: bool = True) -> Sent:
     sent = Sent(mesh)
+    sent.knows_parts = knows_parts
     sent.watch()
     await mesh.join(B, G)
     await mesh.until(lambda: mesh[B].is_out_of_step(G))
@@ -98,7 +105,25 @@ async def test_a_second_copy_sends_only_what_differs(wide: Mesh) -> None:
     moved = {key for key in before if after.get(key) != before[key]}
     assert moved == {b"/orders/0007", b"/orders/0007x"}
     assert len(sent.answers) == len(sent.outlines) > 5
-    assert [a.verdict for a in sent.answers].count(Verdict.DIFFERENT) == 1
+    (different,) = (a for a in sent.answers if a.verdict is Verdict.DIFFERENT)
+    assert different.parts == (0,)
+    assert len(different.fingerprints) == (PART_KEYS + 1) * FINGERPRINT_BYTES
+
+
+async def test_a_peer_that_knows_no_parts_gets_one_digest_for_each_page(wide: Mesh) -> None:
+    """Regions are upgraded one after the other."""
+    await filled(wide, 400)
+    changed = (Put(b"/orders/0007", b"changed here"), Put(b"/orders/0007x", b"only here"))
+    await wide[B].store.commit(Txn(operations=changed))
+
+    sent = await copy_again(wide, knows_parts=False)
+
+    assert sent.items == [b"/orders/0007"]
+    assert not any(outline.part_digests for outline in sent.outlines)
+    assert all(outline.digest for outline in sent.outlines)
+    (different,) = (a for a in sent.answers if a.verdict is Verdict.DIFFERENT)
+    assert len(different.fingerprints) > (PART_KEYS + 1) * FINGERPRINT_BYTES
+    assert wide.scope(A, G) == wide.scope(B, G)
 
 
 def live(mesh: Mesh):  # type: ignore[no-untyped-def]

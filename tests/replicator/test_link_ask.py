@@ -140,3 +140,22 @@ async def test_what_the_leader_declines_is_not_asked_elsewhere(
             await ask_leader(asker, A, (first, second), QUESTION, EntriesPage)
 
     assert not peers
+
+
+async def test_a_standing_connection_is_used_again_and_dialled_anew_when_it_broke(
+    authority: CertificateAuthority,
+) -> None:
+    """Promises are asked for every second: not with two handshakes each time."""
+    asker = GrpcAsker(identity(authority, "cluster", "b"), stands=True)
+    try:
+        async with answering(authority, EntriesPage()) as (endpoint, peers):
+            for _ in range(3):
+                assert await asker.ask(A, endpoint, QUESTION) == EntriesPage()
+            assert len(asker._idle) == 1
+        with pytest.raises(Unreachable):
+            await asker.ask(A, endpoint, QUESTION)
+        assert not asker._idle
+    finally:
+        await asker.close()
+
+    assert peers == [PeerIdentity(role="cluster", name="b")] * 3

@@ -4,7 +4,7 @@ import attrs
 from aiohttp.test_utils import TestClient, TestServer
 
 from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Sequence
-from meshkit.status import GroupHealth, Lag, StreamState, StreamStatus
+from meshkit.status import GroupBehind, GroupHealth, Lag, StreamState, StreamStatus
 from replicator.metrics import Reading, application
 
 
@@ -55,6 +55,9 @@ async def test_what_a_group_may_do_here_is_told() -> None:
 
     assert 'mesh_group_epoch{cluster="a",group="orders"} 4.0' in text
     assert 'mesh_group_permit{cluster="a",group="orders"} 1.0' in text
+    assert 'mesh_group_kept{cluster="a",group="orders"} 0.0' in text
+    kept = attrs.evolve(reading(), kept=("orders",))
+    assert 'mesh_group_kept{cluster="a",group="orders"} 1.0' in await scraped(lambda: kept)
     assert 'mesh_foreign_writes{cluster="a"} 2.0' in text
     assert 'mesh_leases_healthy{cluster="a"} 1.0' in text
 
@@ -78,3 +81,20 @@ async def test_what_is_not_known_of_history_has_no_sample() -> None:
     text = await scraped(lambda: known)
     assert 'mesh_spool_bytes{cluster="a"} 7.0' in text
     assert 'mesh_history_compacted_revision{cluster="a"} 1234.0' in text
+
+
+async def test_a_group_out_of_step_has_a_lag_of_its_own_if_that_is_known() -> None:
+    """Only those: there are as many series as groups that need somebody."""
+    paused = Lag(state=StreamState.PAUSED, lag_ms=4_000, error_bound_ms=50, records=3)
+    told = GroupBehind(group="orders", why="paused", lag=paused)
+    status = attrs.evolve(
+        stream("b", paused, 47), groups_out_of_step=("orders", "users"), behind=(told,)
+    )
+    text = await scraped(lambda: attrs.evolve(reading(), streams=[status]))
+
+    of_one = '{group="orders",source="a",target="b"}'
+    assert f"mesh_replication_group_lag_seconds{of_one} 4.0" in text
+    assert 'mesh_replication_group_lag_seconds{group="users"' not in text
+    out = 'mesh_replication_group_out_of_step{group="%s",source="a",target="b",why="%s"} 1.0'
+    assert out % ("orders", "paused") in text
+    assert out % ("users", "unknown") in text

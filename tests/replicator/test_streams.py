@@ -455,8 +455,9 @@ async def test_lag_is_zero_only_when_it_is_proven(pair: Mesh) -> None:
     assert unmet[A].outbound.lag(B).lag_ms is None
     await pair.found(G, A)
     await pair.converge()
-    lag = await pair[A].outbound.wait_caught_up(B, lag_ms_max=100)
-    assert lag.state is StreamState.STREAMING
+    waiting = asyncio.ensure_future(pair[A].outbound.wait_caught_up(B, lag_ms_max=100))
+    await pair.until(waiting.done, within_ms=200)
+    assert (await waiting).state is StreamState.STREAMING
 
     pair.network.is_reachable = lambda _t, _s: False
     pair.network.break_all()

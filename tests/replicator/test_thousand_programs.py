@@ -30,7 +30,7 @@ from replicator.source import Tail, load_segments
 from replicator.transaction import nested
 from tests.replicator.mesh import A, B, G, H, Mesh
 
-PROGRAMS = int(os.environ.get("MESH_PROGRAMS", "300"))
+PROGRAMS = int(os.environ.get("MESH_PROGRAMS", "1000"))
 LIMITS = Limits(
     frame_bytes_max=8_000,
     frame_writes_max=150,
@@ -232,7 +232,8 @@ async def carry_out(program: list[tuple], seed: int, *, is_faulty: bool) -> int:
         in_parts = check_atomic(mesh)
         stored = mesh[B].checkpoint(A)
         assert stored is not None
-        await check_replay(mesh, Sequence(rng.randint(2, stored.sequence)))
+        for position in sorted({2, rng.randint(2, stored.sequence), stored.sequence}):
+            await check_replay(mesh, Sequence(position))
     finally:
         await mesh.close()
     return in_parts

@@ -24,7 +24,7 @@ from fencing.timing import PROFILES
 from meshkit.commands import Answer, AnswerOutcome, CommandStep
 from meshkit.errors import InvalidInput
 from meshkit.keys import CoordinationKeys as Keys
-from meshkit.model import FailoverMode, GroupPolicy, Lineage
+from meshkit.model import CoordinationLoss, FailoverMode, GroupPolicy, Lineage
 from meshkit.names import FailoverId
 from meshkit.ordinals import Epoch, Incarnation, Revision, Sequence, Token
 from tests.coordinator.automatic.bench import ALICE, TTL_MS, bench
@@ -184,6 +184,19 @@ def test_a_window_shorter_than_a_lease_is_refused() -> None:
 
 def test_a_manual_policy_needs_none_of_it() -> None:
     check_policy(GroupPolicy(), coordination_ttl_ms=9_000)
+
+
+def test_an_automatic_policy_does_not_go_with_writes_that_go_on_by_promise() -> None:
+    """Nobody can know that such a cluster has stopped, so nothing would bound the loss."""
+    policy = GroupPolicy(
+        failover=FailoverMode.AUTOMATIC,
+        on_coordination_loss=CoordinationLoss.KEEP,
+        automatic_loss_records_max=100,
+        automatic_loss_seconds_max=60,
+    )
+
+    with pytest.raises(InvalidInput, match="does not go with on_coordination_loss: keep"):
+        check_policy(policy, coordination_ttl_ms=9_000)
 
     assert GroupPolicy().failover is FailoverMode.MANUAL
 

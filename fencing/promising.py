@@ -1,0 +1,125 @@
+"""Whether a passive cluster promises not to open some groups, and the transaction that does. Pure.
+
+The transaction compares everything that the promise rests on, so that any replicator of the
+region may commit it, whether it leads or not: that the fences are as they were read (a freeze or
+an opening in between refuses the promise), that no command to open waits, and that the region is
+not suspended.
+
+It also compares the promise that is there already. The new one's lease is granted after that was
+read, so a promise never ends earlier because another one came late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from meshkit.asking import AskPromises
+from meshkit.codec import decode, encode
+from meshkit.keys import RegionalKeys as Keys
+from meshkit.names import ClusterName, GroupName
+from meshkit.ordinals import ABSENT, Epoch, LeaseId, Revision
+from meshkit.promises import Promise, PromisesRefused
+from meshkit.regional import Fence, FenceMode
+from meshkit.store.txn import Get, Guard, KeyValue, ModRevisionIs, Put, Txn, absent
+
+READS_EACH = 3
+"""Keys read of each group."""
+
+
+@attrs.frozen(kw_only=True)
+class PromiseView:
+    """What is known of one group where a promise is asked for, read at one revision."""
+
+    group: GroupName
+    fence: Fence | None = None
+    fence_revision: Revision = ABSENT
+    promise: Promise | None = None
+    promise_revision: Revision = ABSENT
+    opening: PromisesRefused | None = None
+    opening_revision: Revision = ABSENT
+
+
+def promise_reads(group: GroupName) -> tuple[Get, ...]:
+    """Return the reads that `promise_view` understands."""
+    keys = (Keys.fence(group), Keys.promise(group), Keys.promises_refused(group))
+    return tuple(Get(key) for key in keys)
+
+
+def promise_view(group: GroupName, reads: tuple[tuple[KeyValue, ...], ...]) -> PromiseView:
+    """Return the view from what `promise_reads` returned.
+
+    Raises:
+        CorruptRecord: a record cannot be read.
+    """
+    fence, promise, opening = (items[0] if items else None for items in reads)
+    return PromiseView(
+        group=group,
+        fence=decode(Fence, fence.value) if fence else None,
+        fence_revision=fence.mod_revision if fence else ABSENT,
+        promise=decode(Promise, promise.value) if promise else None,
+        promise_revision=promise.mod_revision if promise else ABSENT,
+        opening=decode(PromisesRefused, opening.value) if opening else None,
+        opening_revision=opening.mod_revision if opening else ABSENT,
+    )
+
+
+def refusal(view: PromiseView, epoch: Epoch) -> str:
+    """Return why it is not promised that `epoch` is not overtaken here, or nothing."""
+    if view.opening is not None and view.opening.epoch > epoch:
+        return f"epoch {view.opening.epoch} is about to be opened here"
+    fence = view.fence
+    if fence is not None and fence.epoch > epoch:
+        return f"this cluster is in epoch {fence.epoch} by now"
+    if fence is not None and fence.mode is FenceMode.HELD:
+        return "the copy here is frozen for an emergency"
+    is_mine = fence is not None and fence.mode is FenceMode.DRAINED and fence.epoch == epoch
+    if is_mine or (fence is not None and fence.mode is FenceMode.OPEN):
+        return f"this cluster is active itself, in epoch {fence.epoch if fence else epoch}"
+    return ""
+
+
+def ttl_s(views: Mapping[GroupName, PromiseView], question: AskPromises) -> int:
+    """Return how long the lease of the promises has to be: never shorter than what is there."""
+    there = [view.promise.ttl_s for view in views.values() if view.promise is not None]
+    return max(question.ttl_s, *there, 0)
+
+
+def promise(
+    views: Mapping[GroupName, PromiseView],
+    question: AskPromises,
+    *,
+    to: ClusterName,
+    lease: LeaseId,
+    ttl_s: int,
+) -> Txn:
+    """Return the transaction that promises what none of `views` refuses.
+
+    `lease` was granted after `views` were read.
+    """
+    guards: list[Guard] = [absent(Keys.suspended)]
+    puts = []
+    for group, view in views.items():
+        epoch = question.groups[group]
+        assert not refusal(view, epoch), "only what is not refused is promised"
+        record = Promise(
+            group=group,
+            epoch=epoch,
+            to=to,
+            term=question.term,
+            round=question.round,
+            ttl_s=ttl_s,
+        )
+        guards += [
+            ModRevisionIs(Keys.fence(group), view.fence_revision),
+            ModRevisionIs(Keys.promise(group), view.promise_revision),
+            ModRevisionIs(Keys.promises_refused(group), view.opening_revision),
+        ]
+        puts.append(Put(Keys.promise(group), encode(record), lease=lease))
+    return Txn(guards=tuple(guards), operations=tuple(puts))
+
+
+def is_ended(promise: Promise, *, to: ClusterName, term: Revision, up_to_round: int) -> bool:
+    """Return whether whoever asked for a promise has said that it does not rely on it any more."""
+    return promise.to == to and promise.term == term and promise.round <= up_to_round
