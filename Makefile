@@ -50,7 +50,7 @@ check: venv ## What CI runs before the tests: format, lint, types, layers, tidin
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/test_tidy.py tests/test_docs.py tests/meshkit/test_golden.py
+	$(BIN)/python -m pytest -q tests/test_tidy.py tests/test_docs.py tests/test_commands.py tests/meshkit/test_golden.py
 
 format: venv ## Format the code and apply the fixes that are safe.
 	$(BIN)/ruff format .

@@ -35,7 +35,7 @@ _UNKNOWN_ISSUER = (18, 19, 20, 21)
 _WRONG_HOST = (62, 64)
 _HINTS = {
     "unreachable": "check the members of the coordination etcd and their quorum",
-    "outcome_unknown": "read the state back (mesh failovers list, mesh groups show) first",
+    "outcome_unknown": "read the state back (mesh failovers list, mesh groups list) first",
 }
 """For problems that come without one."""
 _BY_CODE: Mapping[str, type[MeshError]] = {
@@ -336,7 +336,7 @@ def _worst(failures: list[MeshError], *, maybe_received: bool) -> MeshError:
     if maybe_received:
         return OutcomeUnknown(
             "; ".join(str(f) for f in failures),
-            hint="read the state back (mesh failovers list, mesh groups show) before repeating it",
+            hint="read the state back (mesh failovers list, mesh groups list) before repeating it",
         )
     for failure in failures:
         if isinstance(failure, NotAllowed):

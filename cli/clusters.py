@@ -172,7 +172,8 @@ def failback(session: Session, cluster: str | None, **options: Any) -> int:
     """Give write authority back to CLUSTER, by default the one that was active before.
 
     A new planned failover in the other direction, not an undo. If that cluster has not rejoined
-    yet, it rejoins first, and both parts are shown; what waits for an approval ends it there (10).
+    yet, it rejoins first: both parts are shown before anything is asked or begun, and the checks
+    of the second are asked again after the first. What waits for an approval ends it there (10).
 
     \b
     mesh clusters failback --group orders
@@ -184,9 +185,18 @@ def failback(session: Session, cluster: str | None, **options: Any) -> int:
 
 @clusters.command(short_help="Move the writes of every group away from CLUSTER.")
 @click.argument("cluster", shell_complete=complete.clusters)
-@click.option("--to", help="Move all to this cluster; else each to its first fit member.")
+@click.option(
+    "--to",
+    shell_complete=complete.clusters,
+    help="Move all to this cluster; else each to its first fit member.",
+)
 @click.option("--emergency", is_flag=True, help="CLUSTER is gone: what is not copied is lost.")
-@click.option("--accept-loss", default="", metavar="BOUND", help="records=N,seconds=S or unknown.")
+@click.option(
+    "--accept-loss",
+    default="",
+    metavar="BOUND",
+    help="What each group may lose: records=N,seconds=S, or unknown.",
+)
 @click.option("--no-fence-wait", is_flag=True, help="Do not wait for CLUSTER's leases to end.")
 @click.option("--reason", default="", help="Why; kept in the records and the audit.")
 @click.option("--change", default="", help="Change ticket.")
@@ -202,9 +212,15 @@ def evacuate(session: Session, cluster: str, **options: Any) -> int:
     One failover for each group, side by side; a group that cannot move says why and does not hold
     the others. Shows what would happen and asks first.
 
+    With --emergency what each group may lose is stated before anything moves. Groups whose loss
+    was not accepted wait (exit code 10); the same command again with --accept-loss accepts it for
+    those that wait, and begins nothing twice.
+
     \b
     mesh clusters evacuate us-east --reason "maintenance"
-    mesh clusters evacuate us-east --emergency --reason "region lost" --accept-loss unknown
+    mesh clusters evacuate us-east --emergency --reason "region lost" --dry-run
+    mesh clusters evacuate us-east --emergency --reason "region lost" \\
+        --accept-loss records=100,seconds=10
     """  # noqa: D301 click wants the backspace itself
     from cli.evacuation import Leaving, evacuate, request_body
 

@@ -31,6 +31,11 @@ def groups(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
     return [n for n in _names(ctx, "/v1/groups", "groups", "group") if n.startswith(incomplete)]
 
 
+def rejoins(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the ids of rejoins that begin with `incomplete`."""
+    return [n for n in _names(ctx, "/v1/rejoins", "rejoins", "id") if n.startswith(incomplete)]
+
+
 def failovers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Return the ids of failovers that begin with `incomplete`."""
     return [n for n in _names(ctx, "/v1/failovers", "failovers", "id") if n.startswith(incomplete)]

@@ -12,9 +12,9 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from cli.render import fields
+from cli.preview_views import checks_table, planned_fields
+from cli.render import Output, fields, shown_ms
 from cli.session import Session
-from cli.views import checks_table
 from meshkit.errors import InvalidInput
 
 WAITS_FOR_CONSENT = 10
@@ -41,21 +41,80 @@ def bound_of(text: str) -> dict[str, Any]:
     return bound
 
 
+def check_asked(*, is_emergency: bool, reason: str, of_emergency: Mapping[str, Any]) -> None:
+    """Demand what an emergency needs, and nothing of it without one.
+
+    Raises:
+        InvalidInput: says what is missing or too much.
+    """
+    if is_emergency and not reason:
+        raise InvalidInput(
+            "an emergency needs --reason: it is kept in the record and the audit",
+            hint='say why, in a few words: --reason "us-east does not answer since 14:05"',
+        )
+    given = [name for name, value in of_emergency.items() if value]
+    if given and not is_emergency:
+        raise InvalidInput(f"{' and '.join(given)}: only for an emergency", hint="add --emergency")
+
+
 def preview_view(preview: Mapping[str, Any]) -> RenderableType:
     """Return what an emergency would do and lose, with what that means in plain words."""
-    loss = preview["loss"]
+    if preview.get("planned"):
+        return _planned_first_view(preview)
     head = fields(
         {
             "Group": preview["group"],
             "EMERGENCY": f"{preview['source']} -> {preview['target']}",
             "Epoch": f"{preview['epoch']} -> {preview['epoch_after']}",
-            "If it stopped now": loss["text"],
-            "Others": _others(loss),
+            **_emergency_fields(preview),
             "Takes the place of": preview.get("supersedes") or "-",
-            "Steps": ", ".join(preview.get("steps", ())),
         }
     )
     return Lines(head, warnings(preview), checks_table(preview["checks"]))
+
+
+def _planned_first_view(preview: Mapping[str, Any]) -> RenderableType:
+    """Return both parts in the order in which they would be tried."""
+    planned, source, target = preview["planned"], preview["source"], preview["target"]
+    budget = shown_ms(planned["pause_budget_ms"])
+    head = fields(
+        {
+            "Group": preview["group"],
+            "Planned first": f"{source} -> {target}",
+            "Epoch": f"{preview['epoch']} -> {preview['epoch_after']}",
+        }
+    )
+    if planned["refused"]:
+        failed = [c["name"] for c in planned["checks"] if not c["ok"] and not c["waived"]]
+        first = (
+            f"1. planned: cannot begin now ({', '.join(failed)}), so the emergency begins at once"
+        )
+    else:
+        first = (
+            f"1. planned, with the help of {source}: loses nothing, pauses writes {budget} at most"
+        )
+    second = "2. only if that fails before its pivot: EMERGENCY, and only with consent to the loss"
+    return Lines(
+        head,
+        Text(first, style="bold"),
+        fields(planned_fields(planned)),
+        checks_table(planned["checks"]),
+        Text(second, style="bold"),
+        fields(_emergency_fields(preview)),
+        warnings(preview),
+        checks_table(preview["checks"]),
+    )
+
+
+def _emergency_fields(preview: Mapping[str, Any]) -> dict[str, Any]:
+    loss = preview["loss"]
+    missing = "; ".join(loss["objections"])
+    return {
+        "If it stopped now": loss["text"],
+        "Consent": f"not enough: {missing}" if missing else "covers that",
+        "Others": _others(loss),
+        "Steps": ", ".join(preview.get("steps", ())),
+    }
 
 
 def _others(loss: Mapping[str, Any]) -> str:
@@ -68,19 +127,28 @@ def _others(loss: Mapping[str, Any]) -> str:
 
 def warnings(preview: Mapping[str, Any]) -> Text:
     """Return what the operator has to know before saying yes."""
-    source, target = preview["source"], preview["target"]
+    return warned(
+        preview["source"],
+        preview["target"],
+        no_fence_wait=bool(preview.get("no_fence_wait")),
+        may_lose=not preview["loss"]["target"]["is_none"],
+    )
+
+
+def warned(source: str, successor: str, *, no_fence_wait: bool, may_lose: bool) -> Text:
+    """Return what moving writes without the help of `source` means, in plain words."""
     meaning = (
         f"This moves writes without the help of {source}. What {source} has acknowledged and"
-        f" {target} has not received is lost to applications; what survives at {source} is put in"
-        " quarantine when it is back, never merged by itself."
+        f" {successor} has not received is lost to applications; what survives at {source} is put"
+        " in quarantine when it is back, never merged by itself."
     )
     lines = [meaning]
-    if preview.get("no_fence_wait"):
+    if no_fence_wait:
         lines.append(
-            f"NOT WAITING FOR THE FENCE: {source} may still accept writes after {target} does."
+            f"NOT WAITING FOR THE FENCE: {source} may still accept writes after {successor} does."
             " They will be lost, and nobody can say how many."
         )
-    if not preview["loss"]["target"]["is_none"]:
+    if may_lose:
         lines.append("The loss is stated exactly once the copy is frozen, before anything moves.")
     return Text("\n".join(f"! {line}" for line in lines), style="bold red")
 
@@ -107,18 +175,44 @@ def ask_consent(session: Session, failover: Mapping[str, Any]) -> dict[str, Any]
     What is accepted is a bound as large as what was shown: if more is found out, it is asked again.
     """
     loss = failover["emergency"]["loss"]
-    session.output.note(Text(f"! {loss['text']}", style="bold red"))
-    for objection in loss["objections"]:
-        session.output.note(f"  {objection}")
     if not sys.stdin.isatty():
-        command = f"mesh failovers approve {failover['id']} --accept-loss {shown(loss)}"
-        session.output.note(f"waits for consent: {command}")
+        tell_waiting(session.output, failover)
         return None
+    tell_loss(session.output, loss)
     group = failover["group"]
     if not typed(group, f"Type {group} to accept that loss", yes=False):
-        session.output.note(f"not accepted; to give up: mesh failovers abort {failover['id']}")
+        session.output.note("not accepted: nothing moves")
+        tell_ways_on(session.output, failover)
         return None
     return consent(session, failover["id"], bound_of(shown(loss)))
+
+
+def tell_waiting(output: Output, failover: Mapping[str, Any]) -> None:
+    """Tell that a failover waits for consent, to what, and both ways to go on."""
+    loss, failover_id = failover["emergency"]["loss"], failover["id"]
+    output.note(f"{failover_id} waits for consent; {failover['source']} stays sealed meanwhile")
+    tell_loss(output, loss)
+    tell_ways_on(output, failover)
+
+
+def tell_ways_on(output: Output, failover: Mapping[str, Any]) -> None:
+    """Tell both ways on from a loss that nobody has accepted yet."""
+    failover_id = failover["id"]
+    command = approve_command(failover_id, failover["emergency"]["loss"])
+    output.note(f"to accept that: {command}")
+    output.note(f"to give up:     mesh failovers abort {failover_id}")
+
+
+def tell_loss(output: Output, loss: Mapping[str, Any]) -> None:
+    """Tell a loss as stated, and what no consent covers yet."""
+    output.note(Text(f"! {loss['text']}", style="bold red"))
+    for objection in loss["objections"]:
+        output.note(f"  {objection}")
+
+
+def approve_command(failover_id: str, loss: Mapping[str, Any]) -> str:
+    """Return the command that accepts exactly the loss as stated."""
+    return f"mesh failovers approve {failover_id} --accept-loss {shown(loss)}"
 
 
 def shown(loss: Mapping[str, Any]) -> str:

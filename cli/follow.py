@@ -18,6 +18,7 @@ from meshkit.errors import Unreachable
 ENDED = frozenset({"succeeded", "rolled_back", "refused", "superseded"})
 STILL_RUNNING = 5
 INTERRUPTED = 130
+_UNDOS = frozenset({"undrain", "release", "thaw"})
 _STEP_ENDED = frozenset({"done", "skipped", "failed", "undone"})
 
 
@@ -29,20 +30,31 @@ class Progress:
     label: str = ""
     """Put before each line, where several failovers are followed at once."""
     failover: dict[str, Any] | None = None
-    _told: set[tuple[int, str]] = attrs.field(factory=set)
+    _told: set[tuple[str, int | None, str]] = attrs.field(factory=set)
+    """Steps by name and beginning: both plans of `--planned-then-emergency` have an `approve`."""
     _told_hold: str = ""
+    _told_emergency: bool = False
 
     def on_failover(self, failover: dict[str, Any]) -> None:
         """Take in the newest state of the failover and write what is new in it."""
         self.failover = failover
+        self._tell_emergency(failover)
         for index, step in enumerate(failover.get("steps", ())):
-            if step["status"] in _STEP_ENDED and (index, step["status"]) not in self._told:
-                self._told.add((index, step["status"]))
+            told = (step["step"], step["started_ms"], step["status"])
+            if step["status"] in _STEP_ENDED and told not in self._told:
+                self._told.add(told)
                 self.output.note(Text(self.label).append_text(step_line(failover, index)))
         problem = failover.get("problem") or {}
         if failover["phase"] == "held" and problem.get("happened") != self._told_hold:
             self._told_hold = str(problem.get("happened"))
             self.output.note(problem_lines(failover))
+
+    def _tell_emergency(self, failover: Mapping[str, Any]) -> None:
+        why = (failover.get("emergency") or {}).get("after_planned")
+        if why and not self._told_emergency:
+            self._told_emergency = True
+            text = f"the planned failover was given up before its pivot: {why}"
+            self.output.note(Text(f"! {text}\n! it goes on as an EMERGENCY", style="bold red"))
 
 
 def step_line(failover: Mapping[str, Any], index: int) -> Text:
@@ -50,6 +62,8 @@ def step_line(failover: Mapping[str, Any], index: int) -> Text:
     step = failover["steps"][index]
     total = failover["steps_total"]
     number = f"{index + 1}/{total}" if index < total else "undo"
+    if index >= total and (failover.get("emergency") or {}).get("after_planned"):
+        number = "undo" if step["step"] in _UNDOS else "plan"
     ok = {"done": "ok"}.get(step["status"], step["status"])
     took = took_ms(step)
     line = Text(f"{number:>5} {step['step']:<10} ")
@@ -129,6 +143,8 @@ def conclude(output: Output, failover: Mapping[str, Any]) -> None:
             )
             if failover.get("emergency"):
                 output.note(emergency.outcome(failover))
+            elif failover.get("planned_first"):
+                output.note("planned: no emergency was needed, and nothing is lost")
         case "rolled_back" | "refused" | "superseded":
             output.note(problem_lines(failover))
         case _:

@@ -47,13 +47,14 @@ class Move:
         Raises:
             InvalidInput: says what is missing or too much.
         """
-        if self.kind == "emergency":
-            if not self.reason:
-                raise InvalidInput("an emergency needs --reason: it is kept in the audit")
-        elif self.accept_loss or self.no_fence_wait:
-            raise InvalidInput(
-                "--accept-loss and --no-fence-wait are for an emergency", hint="add --emergency"
-            )
+        emergency.check_asked(
+            is_emergency=self.kind == "emergency",
+            reason=self.reason,
+            of_emergency={
+                "--accept-loss": self.accept_loss,
+                "--no-fence-wait": self.no_fence_wait,
+            },
+        )
 
     def body(self, *, dry_run: bool) -> dict[str, Any]:
         """Return the request as the API takes it."""
@@ -133,7 +134,7 @@ def watch(session: Session, failover: dict[str, Any], *, asks: bool = False) -> 
         accepted = emergency.ask_consent(session, failover) if asks else None
         if accepted is None:
             if not asks:
-                output.note(f"waits for consent: {failover['emergency']['loss']['text']}")
+                emergency.tell_waiting(output, failover)
             if output.form is not OutputForm.TABLE:
                 output.result(failover, lambda: "")
             return emergency.WAITS_FOR_CONSENT
@@ -148,7 +149,7 @@ def watch(session: Session, failover: dict[str, Any], *, asks: bool = False) -> 
 
 def _consider(session: Session, request: Move, answer: dict[str, Any]) -> int | None:
     """Show what would happen and ask; return an exit code to stop with, None to go on."""
-    from cli.views import preview_view
+    from cli.preview_views import preview_view
 
     preview = answer.get("preview")
     if preview is None:

@@ -42,7 +42,7 @@ def list_(session: Session, group: str | None, every_ms: int | None) -> None:
 
 
 @rejoins.command()
-@click.argument("rejoin", metavar="ID")
+@click.argument("rejoin", metavar="ID", shell_complete=complete.rejoins)
 @watch_option
 @with_session
 def show(session: Session, rejoin: str, every_ms: int | None) -> None:
@@ -53,7 +53,7 @@ def show(session: Session, rejoin: str, every_ms: int | None) -> None:
 
 
 @rejoins.command()
-@click.argument("rejoin", metavar="ID")
+@click.argument("rejoin", metavar="ID", shell_complete=complete.rejoins)
 @click.option("--reason", required=True, help="Why; kept in the audit.")
 @click.option("--wait/--detach", default=True, help="Follow it to its end (default).")
 @with_session
@@ -63,7 +63,7 @@ def approve(session: Session, rejoin: str, reason: str, wait: bool) -> int:
 
 
 @rejoins.command()
-@click.argument("rejoin", metavar="ID")
+@click.argument("rejoin", metavar="ID", shell_complete=complete.rejoins)
 @click.option("--reason", default="", help="Why; kept in the audit.")
 @click.option("--wait/--detach", default=True, help="Follow it to its end (default).")
 @with_session

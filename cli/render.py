@@ -153,7 +153,7 @@ def word(text: str | None) -> Text:
 
 
 def shown_ms(duration_ms: float | None) -> str:
-    """Return a duration for people: `12ms`, `3.4s`, `2m05s`, `3h12m`."""
+    """Return a duration for people: `12ms`, `3.4s`, `2m05s`, `3h12m`, `12d03h`."""
     if duration_ms is None:
         return "-"
     if duration_ms < 1_000:
@@ -164,7 +164,10 @@ def shown_ms(duration_ms: float | None) -> str:
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 60:
         return f"{minutes}m{rest:02d}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}h{minutes:02d}m"
+    return f"{hours // 24}d{hours % 24:02d}h"
 
 
 def shown_lag(lag_ms: int | None, error_ms: int | None) -> str:

@@ -14,12 +14,13 @@ import attrs
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from cli.api import MeshApi, Turn
 from cli.options import duration, given
-from cli.render import Output
+from cli.render import Output, shown_time
 from cli.settings import REQUEST_TIMEOUT_MS, OutputForm, Settings, resolve
-from meshkit.errors import InvalidInput
+from meshkit.errors import InvalidInput, Unreachable
 
 T = TypeVar("T")
 
@@ -61,16 +62,58 @@ class Session:
     async def _watch(
         self, fetch: Fetch, table: Callable[[Any], RenderableType], every_ms: int, api: MeshApi
     ) -> None:
+        """Show until interrupted. Whoever looks on during an outage needs this most then."""
+        seen = Seen()
         if self.output.form is OutputForm.TABLE and self.output.out.is_terminal:
             with Live(console=self.output.out, auto_refresh=False) as live:
                 while True:
-                    body = await fetch(api)
-                    live.update(Group(*_pause_note(body), table(body)), refresh=True)
+                    await seen.look(fetch, api)
+                    live.update(seen.screen(table), refresh=True)
                     await asyncio.sleep(every_ms / 1000)
         while True:
-            body = await fetch(api)
-            self.output.result(body, functools.partial(table, body), compact=True)
+            await seen.look(fetch, api)
+            self.output.result(seen.document(), lambda: seen.line(table), compact=True)
             await asyncio.sleep(every_ms / 1000)
+
+
+@attrs.define
+class Seen:
+    """What a watch knows: what it was told last, and since when it is told nothing."""
+
+    body: Any = None
+    since_ms: int | None = None
+    problem: str = ""
+
+    async def look(self, fetch: Fetch, api: MeshApi) -> None:
+        """Ask once. What it was told before is kept for as long as nobody answers."""
+        try:
+            self.body = await fetch(api)
+        except Unreachable as error:
+            self.since_ms, self.problem = self.since_ms or now_ms(), str(error)
+        else:
+            self.since_ms, self.problem = None, ""
+
+    def document(self) -> Any:
+        """Return what is known for machines: never what was known before an outage."""
+        if self.since_ms is None:
+            return self.body
+        return {"unknown": True, "unreachable_since_ms": self.since_ms, "problem": self.problem}
+
+    def screen(self, table: Callable[[Any], RenderableType]) -> RenderableType:
+        """Return what is shown on a terminal: during an outage also how it stood before."""
+        if self.since_ms is None:
+            return Group(*_pause_note(self.body), table(self.body))
+        if self.body is None:
+            return self._outage()
+        return Group(self._outage(), Text("as it was before:", style="dim"), table(self.body))
+
+    def line(self, table: Callable[[Any], RenderableType]) -> RenderableType:
+        """Return what is appended where nobody looks on: during an outage only that."""
+        return table(self.body) if self.since_ms is None else self._outage()
+
+    def _outage(self) -> Text:
+        since = shown_time(self.since_ms, now_ms=now_ms())
+        return Text(f"unknown: unreachable since {since}: {self.problem}", style="bold red")
 
 
 def _pause_note(body: Any) -> list[str]:

@@ -279,12 +279,33 @@ def failover_view(failover: Mapping[str, Any]) -> RenderableType:
             "Reason": failover.get("reason"),
             "Change": failover.get("change_ticket"),
             "Waived": failover.get("waivers"),
+            **_emergency_fields(failover),
             **({"Happened": problem.get("happened")} if problem else {}),
             **({"State now": problem.get("state")} if problem else {}),
             **({"Next": problem.get("next")} if problem else {}),
         }
     )
     return Group(head, "", steps_table(failover["steps"]))
+
+
+def _emergency_fields(failover: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an emergency may lose, in the words in which the audit has it."""
+    emergency = failover.get("emergency")
+    if not emergency:
+        return {"Planned first": "yes"} if failover.get("planned_first") else {}
+    loss = emergency["loss"]
+    accepted = emergency["accepted"] or {}
+    bound = ", ".join(f"{name} {value}" for name, value in accepted.items() if value)
+    shown_fields = {
+        "Fence": emergency["fence"],
+        "May lose": loss["text"] if loss else None,
+        "Accepted": f"{bound} by {emergency['accepted_by'] or 'the request'}" if bound else None,
+        "After planned": emergency["after_planned"] or None,
+        "In place of": emergency["supersedes"],
+    }
+    if emergency["awaits_consent"]:
+        shown_fields["Waits for"] = f"consent: {'; '.join(loss['objections'])}"
+    return {name: value for name, value in shown_fields.items() if value}
 
 
 def steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
@@ -300,37 +321,5 @@ def steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
                 step.get("detail"),
             )
             for number, step in enumerate(steps, start=1)
-        ),
-    )
-
-
-def preview_view(preview: Mapping[str, Any]) -> RenderableType:
-    """Return what a failover would do, before it is begun."""
-    head = fields(
-        {
-            "Group": preview["group"],
-            "From -> to": f"{preview['source']} -> {preview['target']}",
-            "Epoch": f"{preview['epoch']} -> {preview['epoch_after']}",
-            "Lag": f"{shown_lag(preview.get('lag_ms'), preview.get('lag_error_ms'))}"
-            f" ({shown(preview.get('stream'))})",
-            "Writes pause": f"about {shown_ms(preview.get('pause_ms_predicted'))}"
-            f" (budget {shown_ms(preview.get('pause_budget_ms'))})",
-            "Steps": ", ".join(preview.get("steps", ())),
-        }
-    )
-    return Group(head, checks_table(preview["checks"]))
-
-
-def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the checks with what each found."""
-    return table(
-        ("CHECK", "RESULT", "DETAIL"),
-        (
-            (
-                check["name"],
-                word("waived" if check.get("waived") else check.get("level", "ok")),
-                check.get("detail"),
-            )
-            for check in checks
         ),
     )

@@ -39,9 +39,12 @@ from replicator.access import AccessFence, NoAccessFence
 
 _log = structlog.get_logger()
 
-ADOPT = "decide whether its state is what you want, then: mesh clusters adopt {cluster}"
+ADOPT = (
+    "decide whether its state is what you want, then: mesh clusters adopt {cluster} --reason WHY"
+)
 ADOPT_COORDINATION = (
-    "make sure that no other copy of the coordination etcd runs, then: mesh coordination adopt"
+    "make sure that no other copy of the coordination etcd runs, then:"
+    " mesh coordination adopt --reason WHY"
 )
 STOPPED = "the coordination etcd went back"
 

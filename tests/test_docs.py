@@ -53,28 +53,14 @@ def test_every_command_is_in_the_reference() -> None:
     assert [path for path in commands() if f"# {path}\n" not in text] == []
 
 
-def test_every_command_that_a_document_shows_exists() -> None:
-    """A person on call pastes what the runbook says."""
-    groups = {path for path, kind in commands().items() if "Group" in kind}
-    problems = []
-    for page in PAGES:
-        for line in code_lines(page.read_text()):
-            words = [word for word in line.split() if not word.startswith("-")]
-            if words[:1] != ["mesh"] or len(words) < 2:
-                continue
-            known = " ".join(words[:2])
-            if known in groups and len(words) > 2:
-                known = " ".join(words[:3])
-            if known not in commands():
-                problems.append(f"{shown(page)}: {line}")
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_every_row_of_a_table_belongs_to_one_that_has_a_head(page: Path) -> None:
+    """A blank line ends a table: the rows after it are shown as text with bars."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
 
-    assert problems == []
-
-
-def code_lines(text: str) -> list[str]:
-    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("mesh ")]
+    headless = [table for table in tables if not re.match(r"\|.*\n\|[\s:|-]+\|\s*\n", table)]
+    assert headless == []
 
 
 # --- links and names ----------------------------------------------------------------------------

@@ -14,12 +14,25 @@ from coordinator.api.shapes import (
     list_of,
     object_of,
     one_of,
+    or_null,
 )
+from meshkit.incarnations import SuspectStore
 
 ADOPT_SHAPES: dict[str, Json] = {
     "AdoptRequest": object_of(reason=TEXT, expect_suspension=NUMBER_OR_NULL, dry_run=FLAG),
     "AdoptChange": object_of(
-        changed=FLAG, incarnation=TEXT_OR_NULL, suspended={"type": ["object", "null"]}
+        changed=FLAG, incarnation=TEXT_OR_NULL, suspended=or_null("Suspended")
+    ),
+    "Suspended": object_of(
+        store=one_of(SuspectStore),
+        reason=TEXT,
+        incarnation=TEXT,
+        replicator=TEXT,
+        age_ms=NUMBER,
+        suspension=NUMBER,
+        adopted=FLAG,
+        active_groups=TEXTS,
+        next=TEXT,
     ),
     "CoordinationAdoptRequest": object_of(reason=TEXT, waive=TEXTS, expect_plan=TEXT, dry_run=FLAG),
     "CoordinationAdoption": object_of(

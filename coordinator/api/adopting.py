@@ -141,7 +141,7 @@ def _adoptable(
     if seen.record.store is SuspectStore.COORDINATION:
         raise Refused(
             f"not the etcd of {name} went back but the coordination etcd: {seen.record.reason}",
-            hint="mesh coordination adopt; adopting a region does not help",
+            hint="mesh coordination adopt --reason WHY; adopting a region does not help",
         )
     if asked.expect_suspension not in (None, seen.revision):
         raise Conflict(

@@ -394,3 +394,4 @@ def _one_of(kind: type[E]) -> Callable[[Any], E]:
 # For the bodies of other modules.
 Fields = _Fields
 cluster_field, number_field, text_field, texts_field = _cluster, _number, _text, _texts
+flag_field = _flag

@@ -92,12 +92,12 @@ class CoordinationAdopting:
         if planned.problems:
             raise Refused(
                 "the coordination etcd cannot be adopted yet: " + "; ".join(planned.problems),
-                hint="mesh coordination adopt --dry-run shows what each region says",
+                hint="see what each region says: mesh coordination adopt --reason WHY --dry-run",
             )
         if asked.expect_plan not in ("", fingerprint(planned)):
             raise Conflict(
                 "the regions say something else than what was shown; nothing was changed",
-                hint="look again: mesh coordination adopt --dry-run",
+                hint="look again: mesh coordination adopt --reason WHY --dry-run",
             )
         begun = await self._begin(mesh, planned, asked, peer)
         for choice in planned.choices:
@@ -200,7 +200,7 @@ class CoordinationAdopting:
         raise Conflict(
             f"the adoption did not finish at group {group}: something moves there, or another"
             " adoption has begun",
-            hint="every region stands still meanwhile: mesh coordination adopt, once more",
+            hint="every region stands still; once more: mesh coordination adopt --reason WHY",
         )
 
     async def _ended(
@@ -270,7 +270,7 @@ class CoordinationAdopting:
                 break
         raise Conflict(
             "the adoption did not finish: another one has begun, or the audit moves too fast",
-            hint="every region stands still meanwhile: mesh coordination adopt, once more",
+            hint="every region stands still; once more: mesh coordination adopt --reason WHY",
         )
 
 

@@ -15,6 +15,7 @@ import attrs
 
 from coordinator.api import beginning
 from coordinator.api.bodies import FailoverRequest
+from coordinator.api.evacuation_rows import begun_row, in_sum, progress_row, with_running
 from coordinator.api.operations import Operations
 from coordinator.failover.record import Failover, FailoverKind
 from coordinator.failover.repository import FailoverRepository, loaded_of
@@ -23,7 +24,6 @@ from coordinator.governance.preflight import preview
 from coordinator.governance.rescue_checks import rescue_preview
 from coordinator.mesh import Mesh, known_groups, read_at_once, read_mesh
 from meshkit.clock import Clock
-from meshkit.codec import to_plain
 from meshkit.errors import InvalidInput, MeshError, NotFound
 from meshkit.keys import CoordinationKeys as Keys
 from meshkit.names import ClusterName, FailoverId, GroupName
@@ -76,22 +76,34 @@ class Evacuating:
             operations = Operations(store=self.store, clock=self.clock, commits=commits)
             if groups and not request.dry_run:
                 await self._note(cluster, request, peer, count=len(groups))
-            one = _OneByOne(mesh=mesh, request=request, peer=peer, operations=operations)
+            one = _OneByOne(
+                mesh=mesh,
+                request=request,
+                peer=peer,
+                operations=operations,
+                begun_before=await self._begun_before(groups, request),
+            )
             rows: list[Json] = []
             for start in range(0, len(groups), AT_ONCE_MAX):
                 some = groups[start : start + AT_ONCE_MAX]
                 rows += await asyncio.gather(*(one.begin(group) for group in some))
+        rows = await self._with_running(rows)
         return {
             "cluster": cluster,
             "kind": request.kind.value,
             "request_id": request.request_id,
             "dry_run": request.dry_run,
             "changed": any(row["outcome"] == "begun" for row in rows),
+            "loss": in_sum(row["loss"] for row in rows if row["loss"] is not None),
             "groups": rows,
         }
 
-    async def progress(self, cluster: ClusterName, request_id: str) -> Json:
+    async def progress(
+        self, cluster: ClusterName, request_id: str, *, is_in_full: bool = False
+    ) -> Json:
         """Return how far an evacuation is, group by group.
+
+        Of many groups under way the state is read only if asked for: `waiting` is None without.
 
         Raises:
             NotFound: there is no such cluster.
@@ -104,10 +116,11 @@ class Evacuating:
         begun = await self._begun(ids)
         under_way = [g for g in begun if running.get(g) == ids[g]]
         stopped = [g for g in begun if g not in under_way and not _has_moved(g, mesh, cluster)]
-        shown = under_way if len(under_way) <= SHOWN_IN_FULL_MAX else []
+        is_known = is_in_full or len(under_way) <= SHOWN_IN_FULL_MAX
+        shown = under_way if is_known else []
         records = await self._records({g: ids[g] for g in (*shown, *stopped)})
         rows = [
-            _progress_row(
+            progress_row(
                 group,
                 ids[group],
                 has_moved=_has_moved(group, mesh, cluster),
@@ -121,8 +134,27 @@ class Evacuating:
             "request_id": request_id,
             "under_way": len(under_way),
             "moved": sum(row["moved"] for row in rows),
+            "waiting": sum(row["waits_for_consent"] for row in rows) if is_known else None,
+            "loss": in_sum(row["loss"] for row in rows if row["waits_for_consent"]),
             "groups": rows,
         }
+
+    async def _begun_before(
+        self, groups: Sequence[GroupName], request: FailoverRequest
+    ) -> frozenset[GroupName]:
+        """Return the groups of which this is a repeat; each goes where it went then."""
+        if request.dry_run:
+            return frozenset()
+        ids = {group: beginning.failover_id_of(group, request.request_id) for group in groups}
+        return frozenset(await self._begun(ids))
+
+    async def _with_running(self, rows: list[Json]) -> list[Json]:
+        ids = {row["group"]: row["running"] for row in rows if row["running"]}
+        records = await self._records(ids)
+        return [
+            with_running(row, records[row["group"]]) if row["group"] in records else row
+            for row in rows
+        ]
 
     async def _begun(self, ids: dict[GroupName, FailoverId]) -> list[GroupName]:
         keys = {Keys.failover(group, failover): group for group, failover in ids.items()}
@@ -160,29 +192,34 @@ class _OneByOne:
     request: FailoverRequest
     peer: PeerIdentity
     operations: Operations
+    begun_before: frozenset[GroupName] = frozenset()
 
     async def begin(self, group: GroupName) -> Json:
         """Begin the failover of one group and say what became of that; never raises for it."""
         target: ClusterName | None = None
         try:
-            target = self.request.target or await self._choose(group)
+            if group not in self.begun_before:
+                target = self.request.target or await self._choose(group)
             request = attrs.evolve(self.request, target=target, expect_epoch=None)
             done = await self.operations.begin(group, request, self.peer)
         except MeshError as error:
-            return _row(group, target=target, outcome="refused", reason=str(error))
+            return begun_row(group, target=target, outcome="refused", reason=str(error))
         failover = done.body.get("failover")
         if failover is not None:
             outcome = "begun" if done.is_begun else "under_way"
-            return _row(group, target=target, failover=failover["id"], outcome=outcome)
+            target = ClusterName(failover["target"])
+            return begun_row(group, target=target, failover=failover["id"], outcome=outcome)
         preview_shown = done.body.get("preview")
         if preview_shown is None:
-            return _row(group, target=target, outcome="moved", reason=done.body["message"])
+            return begun_row(group, target=target, outcome="moved", reason=done.body["message"])
         failed = [c for c in preview_shown["checks"] if not c["ok"] and not c["waived"]]
-        return _row(
+        return begun_row(
             group,
             target=target,
             outcome="refused" if failed else "would_move",
             reason="; ".join(f"{c['name']}: {c['detail']}" for c in failed),
+            loss=preview_shown.get("loss"),
+            running=preview_shown.get("supersedes"),
         )
 
     async def _choose(self, group: GroupName) -> ClusterName:
@@ -211,44 +248,6 @@ async def _sharing(store: Store) -> AsyncIterator[SharedCommits]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-def _row(
-    group: GroupName,
-    *,
-    outcome: str,
-    target: ClusterName | None = None,
-    failover: str | None = None,
-    reason: str = "",
-) -> Json:
-    return {
-        "group": group,
-        "target": target,
-        "failover": failover,
-        "outcome": outcome,
-        "reason": reason,
-    }
-
-
 def _has_moved(group: GroupName, mesh: Mesh, cluster: ClusterName) -> bool:
     seen = mesh.authorities.get(group)
     return seen is not None and seen.record.active != cluster
-
-
-def _progress_row(
-    group: GroupName,
-    failover: FailoverId,
-    *,
-    has_moved: bool,
-    is_under_way: bool,
-    record: Failover | None,
-) -> Json:
-    row: Json = {
-        "group": group,
-        "failover": failover,
-        "moved": has_moved,
-        "under_way": is_under_way,
-        "phase": record.phase.value if record else None,
-        "problem": None,
-    }
-    if record is not None and record.problem is not None:
-        row["problem"] = to_plain(record.problem)
-    return row

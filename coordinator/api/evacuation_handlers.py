@@ -45,4 +45,6 @@ class EvacuationHandlers:
         request_id = request.query.get("request_id", "")
         if not request_id:
             raise InvalidInput("request_id: which evacuation?")
-        return web.json_response(await self.evacuating.progress(cluster, request_id))
+        is_in_full = request.query.get("full", "") == "true"
+        progress = await self.evacuating.progress(cluster, request_id, is_in_full=is_in_full)
+        return web.json_response(progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coordinator.api.shapes import or_null
 from coordinator.failover.record import FailoverKind, Phase
 from coordinator.governance.preflight import WAIVABLE_NAMES
 
@@ -13,6 +14,8 @@ _TEXT: Json = {"type": "string"}
 _TEXT_OR_NULL: Json = {"type": ["string", "null"]}
 _FLAG: Json = {"type": "boolean"}
 _NUMBER: Json = {"type": "integer"}
+_NUMBER_OR_NULL: Json = {"type": ["integer", "null"]}
+_LOSS: Json = or_null("LossStatement")
 
 
 def _object(**fields: Json) -> Json:
@@ -24,6 +27,12 @@ def _rows(**fields: Json) -> Json:
 
 
 EVACUATION_SCHEMAS: dict[str, Json] = {
+    "LossInSum": _object(
+        groups=_NUMBER,
+        unbounded=_NUMBER,
+        seconds=_NUMBER_OR_NULL,
+        records_known=_NUMBER_OR_NULL,
+    ),
     "EvacuationRequest": _object(
         target=_TEXT,
         kind={"type": "string", "enum": [kind.value for kind in FailoverKind]},
@@ -42,6 +51,7 @@ EVACUATION_SCHEMAS: dict[str, Json] = {
         request_id=_TEXT,
         dry_run=_FLAG,
         changed=_FLAG,
+        loss=or_null("LossInSum"),
         groups=_rows(
             group=_TEXT,
             target=_TEXT_OR_NULL,
@@ -51,6 +61,8 @@ EVACUATION_SCHEMAS: dict[str, Json] = {
                 "enum": ["begun", "under_way", "would_move", "moved", "refused"],
             },
             reason=_TEXT,
+            loss=_LOSS,
+            running={"type": ["object", "null"]},
         ),
     ),
     "EvacuationProgress": _object(
@@ -58,11 +70,17 @@ EVACUATION_SCHEMAS: dict[str, Json] = {
         request_id=_TEXT,
         under_way=_NUMBER,
         moved=_NUMBER,
+        waiting=_NUMBER_OR_NULL,
+        loss=or_null("LossInSum"),
         groups=_rows(
             group=_TEXT,
             failover=_TEXT,
             moved=_FLAG,
             under_way=_FLAG,
+            waits_for_consent=_FLAG,
+            target=_TEXT_OR_NULL,
+            step=_TEXT_OR_NULL,
+            loss=_LOSS,
             phase={"type": ["string", "null"], "enum": [*(p.value for p in Phase), None]},
             problem={"type": ["object", "null"]},
         ),

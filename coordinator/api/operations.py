@@ -12,7 +12,7 @@ from coordinator.api.automating import Automating
 from coordinator.api.bodies import FailoverRequest, cluster_of, group_of
 from coordinator.api.problems import ChecksFailed
 from coordinator.api.rescuing import Rescuing
-from coordinator.api.steering import Steering, unchanged
+from coordinator.api.steering import Steering
 from coordinator.api.stream_views import streams_view
 from coordinator.assess import Assessor, MeshReads
 from coordinator.automatic.policy import check_policy
@@ -246,7 +246,7 @@ class Operations:
         """
         (await self._reads.mesh.read()).group(group)
         failover = beginning.failover_id_of(group, request.request_id)
-        repeated = await self._repeated(group, failover, request)
+        repeated = await self._repeated(group, failover, request, peer)
         if repeated is not None:
             return repeated
         mesh, situation = await self._situation(group, request)
@@ -284,7 +284,7 @@ class Operations:
         try:
             loaded = await self._failovers().begin(begun, acts=acts, superseding=superseding)
         except RevisionConflict:
-            repeated = await self._repeated(record.group, record.id, request)
+            repeated = await self._repeated(record.group, record.id, request, peer)
             if repeated is None:
                 raise
             return repeated
@@ -364,7 +364,7 @@ class Operations:
             await self.clock.sleep_ms(REPORT_AGAIN_MS)
 
     async def _repeated(
-        self, group: GroupName, failover: FailoverId, request: FailoverRequest
+        self, group: GroupName, failover: FailoverId, request: FailoverRequest, peer: PeerIdentity
     ) -> Done | None:
         """Return the answer to a repeat of a request, or None if it is new."""
         loaded = await self._failovers().load(group, failover)
@@ -376,7 +376,7 @@ class Operations:
             raise Conflict(
                 f"request id {request.request_id!r} was used for another failover: {failover}"
             )
-        return Done(body=unchanged(loaded))
+        return Done(body=await self.steering.repeated(loaded, request.accept_loss, peer))
 
     async def _check_not_leaving(
         self, group: GroupName, target: ClusterName, failovers: FailoverRepository

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshkit.asking import EntryName, ReplayOutcome, WholeEntry
 from meshkit.errors import InvalidInput
-from meshkit.names import ClusterName, cluster_name
+from meshkit.names import ClusterName, GroupName, cluster_name
 from meshkit.ordinals import Epoch
 from meshkit.quarantine import KeptValue, QuarantineEntry
 
@@ -22,7 +22,7 @@ def entry_id(cluster: ClusterName, epoch: Epoch, name: str) -> str:
     return f"{cluster}.{epoch}.{name}"
 
 
-def parse_id(text: str) -> tuple[ClusterName, EntryName]:
+def parse_id(group: GroupName, text: str) -> tuple[ClusterName, EntryName]:
     """Return the cluster and the entry that an id names.
 
     Raises:
@@ -31,7 +31,8 @@ def parse_id(text: str) -> tuple[ClusterName, EntryName]:
     match = _ID.fullmatch(text)
     if match is None:
         raise InvalidInput(
-            f"{text!r} is no id of an entry in quarantine", hint="see them: mesh quarantine list"
+            f"{text!r} is no id of an entry in quarantine",
+            hint=f"see them: mesh quarantine list {group}",
         )
     name = EntryName(epoch=Epoch(int(match["epoch"])), name=match["name"])
     return cluster_name(match["cluster"]), name

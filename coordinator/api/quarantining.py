@@ -103,7 +103,7 @@ class Quarantining:
             NotFound: there is none of that id.
         """
         mesh = await read_mesh(self.store)
-        cluster, name = parse_id(entry)
+        cluster, name = parse_id(group, entry)
         _check_member(group, cluster, mesh)
         question = asking.ReadEntry(group=group, entry=name)
         return whole_view(cluster, await self._ask(mesh, cluster, question, asking.WholeEntry))
@@ -179,7 +179,7 @@ class Quarantining:
     ) -> tuple[ClusterName, list[QuarantineEntry], str | None]:
         """Return the entries that a request is about, and where a request for all goes on."""
         if asked.ids:
-            named = [parse_id(text) for text in asked.ids]
+            named = [parse_id(group, text) for text in asked.ids]
             clusters = {cluster for cluster, _ in named}
             if len(clusters) != 1 or len(named) > ENTRIES_MAX:
                 raise InvalidInput(

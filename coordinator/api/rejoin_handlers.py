@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from aiohttp import web
 
-from coordinator.api.bodies import Fields, reason_of, text_field
+from coordinator.api.bodies import Fields, flag_field, reason_of, text_field
 from coordinator.api.rejoining import RejoinOperations
 from meshkit.names import cluster_name, group_name
 from meshkit.peer import PeerIdentity
@@ -45,13 +45,15 @@ class RejoinHandlers:
 
     async def _begin(self, request: web.Request) -> web.StreamResponse:
         body = await self.read_body(request)
-        given = Fields(body, {"group": text_field, "reason": text_field}).given
+        readers = {"group": text_field, "reason": text_field, "dry_run": flag_field}
+        given = Fields(body, readers).given
         group = given.get("group")
         done = await self.operations.begin(
             cluster_name(request.match_info["name"]),
             group_name(group) if group else None,
             given.get("reason", ""),
             self.peer_of(request),
+            is_dry_run=given.get("dry_run", False),
         )
         return web.json_response(done)
 

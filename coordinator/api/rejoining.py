@@ -51,9 +51,17 @@ class RejoinOperations:
         return rejoin_view((await self._found(name)).record)
 
     async def begin(
-        self, cluster: ClusterName, group: GroupName | None, reason: str, peer: PeerIdentity
+        self,
+        cluster: ClusterName,
+        group: GroupName | None,
+        reason: str,
+        peer: PeerIdentity,
+        *,
+        is_dry_run: bool = False,
     ) -> Json:
         """Begin the rejoins that a cluster needs, or say why there is nothing to begin.
+
+        As a dry run only say which are needed.
 
         Raises:
             NotFound: there is no such cluster or group.
@@ -71,33 +79,41 @@ class RejoinOperations:
             )
         groups = [group] if group else sorted(mesh.groups)
         results = [
-            await self._begin(name, cluster, mesh, reason, peer)
+            await self._begin(name, cluster, mesh, reason, peer, is_dry_run=is_dry_run)
             for name in groups
             if cluster in mesh.groups[name].record.members
         ]
         return {"cluster": cluster, "results": results}
 
     async def _begin(
-        self, group: GroupName, cluster: ClusterName, mesh: Mesh, reason: str, peer: PeerIdentity
+        self,
+        group: GroupName,
+        cluster: ClusterName,
+        mesh: Mesh,
+        reason: str,
+        peer: PeerIdentity,
+        *,
+        is_dry_run: bool,
     ) -> Json:
         seen = mesh.authorities.get(group)
         health = mesh.health[cluster].groups.get(group)
         loaded = await self._newest(group, cluster)
         if loaded is not None and not loaded.record.phase.is_final:
-            return _result(group, "runs already", loaded.record)
+            return _result(group, "runs already", loaded.record, is_needed=True)
         if seen is None or seen.record.active == cluster:
             return _result(group, "it is active itself, or nobody is")
         is_needed = health is not None and must_rejoin(health, seen.record)
         if not is_needed or not may_begin(mesh, cluster, loaded):
             return _result(group, "nothing to do: it is a standby, or becomes one by itself")
+        if is_dry_run:
+            return _result(group, "would begin", is_needed=True)
         keeper = Keeper(store=self.store, clock=self.clock)
         try:
             begun = await keeper.begin(group, cluster, mesh, requested_by=str(peer), reason=reason)
         except RevisionConflict as error:
-            return _result(group, f"not begun: {error}")
-        if begun is None:
-            return _result(group, "a failover of the group runs: it comes first")
-        return _result(group, "begun", begun.record)
+            return _result(group, f"not begun: {error}", is_needed=True)
+        message = "begun" if begun else "a failover of the group runs: it comes first"
+        return _result(group, message, begun.record if begun else None, is_needed=True)
 
     async def _newest(self, group: GroupName, cluster: ClusterName) -> LoadedRejoin | None:
         every = await self._repository().all_of(group)
@@ -193,6 +209,8 @@ def _problem_view(problem: Problem | None) -> Json | None:
     return to_plain(problem) if problem else None
 
 
-def _result(group: GroupName, message: str, record: Rejoin | None = None) -> Json:
+def _result(
+    group: GroupName, message: str, record: Rejoin | None = None, *, is_needed: bool = False
+) -> Json:
     shown = rejoin_view(record) if record else None
-    return {"group": group, "message": message, "rejoin": shown}
+    return {"group": group, "message": message, "needed": is_needed, "rejoin": shown}

@@ -8,13 +8,14 @@ import attrs
 
 from coordinator.api import beginning, views
 from coordinator.api.bodies import FailoverRequest
+from coordinator.api.emergency_views import loss_view
 from coordinator.failover import machine
 from coordinator.failover.evidence import statement
 from coordinator.failover.loss import FenceStatus, LossStatement
 from coordinator.failover.plan import EMERGENCY_1, PLANNED_1
 from coordinator.failover.record import Emergency, Failover, FailoverKind
 from coordinator.failover.repository import FailoverRunning, Loaded, Superseding
-from coordinator.governance.preflight import Preview, Situation
+from coordinator.governance.preflight import Preview, Situation, preview
 from coordinator.governance.rescue_checks import rescue_preview
 from coordinator.lookout import Sight, permit_ended_ms
 from coordinator.mesh import Mesh
@@ -159,10 +160,16 @@ def planned_first(
 def previewed(
     group: GroupName, request: FailoverRequest, situation: Situation, foreseen: LossStatement
 ) -> Json:
-    """Say what an emergency would do, and what it may lose."""
+    """Say what an emergency would do, and what it may lose; and what would be tried before it."""
     judged = rescue_preview(situation, waivers=request.waive)
     body = beginning.previewed(group, request, situation, judged)
-    body["preview"]["loss"] = views.loss_view(foreseen, request.accept_loss)
-    body["preview"]["no_fence_wait"] = request.no_fence_wait
-    body["preview"]["supersedes"] = situation.running
+    shown = body["preview"]
+    shown["loss"] = loss_view(foreseen, request.accept_loss)
+    shown["no_fence_wait"] = request.no_fence_wait
+    shown["supersedes"] = situation.running
+    shown["planned"] = None
+    if request.planned_first and situation.running is None:
+        planned = preview(situation, waivers=request.waive)
+        shown["planned"] = views.preview_view(planned)
+        shown["refused"] = bool(planned.failed) and bool(judged.failed)
     return body

@@ -136,6 +136,7 @@ ROUTES: tuple[Route, ...] = (
         "How far an evacuation is.",
         "EvacuationProgress",
         "request_id",
+        "full",
     ),
     _get("/v1/groups", "list_groups", "Every group.", "Groups"),
     _get("/v1/groups/{group}", "show_group", "One group: who writes, what if.", "GroupView"),

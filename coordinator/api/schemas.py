@@ -9,6 +9,7 @@ from coordinator.api.foreign_schemas import FOREIGN_SHAPES
 from coordinator.api.keeping_views import KEEPING_SHAPE
 from coordinator.api.lag_shapes import LAG, LAG_SHAPES
 from coordinator.api.loss_shapes import LOSS_SHAPES
+from coordinator.api.preview_shapes import PREVIEW_SHAPES
 from coordinator.api.shapes import (
     FLAG,
     NUMBER,
@@ -24,7 +25,6 @@ from coordinator.api.shapes import object_of as _object
 from coordinator.api.shapes import one_of as _one_of
 from coordinator.api.shapes import or_null as _or_null
 from coordinator.api.shapes import ref as reference
-from coordinator.failover.plan import PLANS
 from coordinator.failover.record import FailoverKind, Phase
 from coordinator.governance.preflight import WAIVABLE_NAMES
 from meshkit.asking import ReplayOutcome
@@ -39,12 +39,9 @@ from meshkit.model import (
 )
 from meshkit.quarantine import Completeness, Origin, QuarantineClass
 from meshkit.replay import ResentOutcome
-from meshkit.status import StreamState
 from meshkit.verification import VerifyOutcome
 
 __all__ = ["SCHEMAS", "TEXT", "Json", "reference"]
-
-STEP_NAMES = sorted({name for plan in PLANS.values() for name in plan.step_names})
 
 _CLUSTER_SPEC = {
     "region": TEXT,
@@ -81,7 +78,6 @@ _SUMMARY = {
     "failover": {"type": ["object", "null"]},
     "problem": TEXT,
 }
-
 SCHEMAS: Json = {
     "Problem": _object(
         type=TEXT,
@@ -103,7 +99,7 @@ SCHEMAS: Json = {
         state=_one_of(ClusterState),
         active_groups=TEXTS,
         health={"type": ["object", "null"]},
-        suspended={"type": ["object", "null"]},
+        suspended=_or_null("Suspended"),
         **_CLUSTER_SPEC,
     ),
     **ADOPT_SHAPES,
@@ -261,26 +257,7 @@ SCHEMAS: Json = {
     ),
     "Replays": _object(changed=FLAG, group=TEXT, replays=_list("Replay")),
     "Reason": _object(reason=TEXT),
-    "Check": _object(name=TEXT, ok=FLAG, detail=TEXT, waivable=FLAG, waived=FLAG, level=TEXT),
-    "Preview": _object(
-        group=TEXT,
-        kind=_one_of(FailoverKind),
-        source=TEXT,
-        target=TEXT,
-        epoch=NUMBER,
-        epoch_after=NUMBER,
-        lag_ms=NUMBER_OR_NULL,
-        lag_error_ms=NUMBER_OR_NULL,
-        stream=_one_of(StreamState),
-        pause_ms_predicted=NUMBER_OR_NULL,
-        pause_budget_ms=NUMBER,
-        steps={"type": "array", "items": {"type": "string", "enum": STEP_NAMES}},
-        checks=_list("Check"),
-        refused=FLAG,
-        loss=reference("LossStatement"),
-        no_fence_wait=FLAG,
-        supersedes=TEXT_OR_NULL,
-    ),
+    **PREVIEW_SHAPES,
     "FailoverStep": _object(
         step=TEXT, status=TEXT, detail=TEXT, started_ms=NUMBER_OR_NULL, ended_ms=NUMBER_OR_NULL
     ),
@@ -318,6 +295,7 @@ SCHEMAS: Json = {
         problem={"type": ["object", "null"]},
         steps=_list("FailoverStep"),
         emergency=_or_null("Emergency"),
+        planned_first=FLAG,
     ),
     "Failovers": _object(failovers=_list("Failover"), automation=reference("Automation")),
     "FailoverChange": _object(

@@ -47,6 +47,12 @@ class Steering:
             )
         return loaded
 
+    async def repeated(self, before: Loaded, bound: LossBound | None, peer: PeerIdentity) -> Json:
+        """Return the answer to a repeated request; a loss that it accepts by now is accepted."""
+        if bound is None or not machine.wants_consent(before.record):
+            return unchanged(before)
+        return await self.consent(before.record.id, bound, peer)
+
     async def consent(self, failover: FailoverId, bound: LossBound, peer: PeerIdentity) -> Json:
         """Accept a loss within a bound; the failover goes on if that covers what was stated.
 

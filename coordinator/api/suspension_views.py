@@ -39,7 +39,7 @@ def _way_out(
     if store is SuspectStore.COORDINATION:
         return (
             "the coordination etcd went back, not this region's: do not move authority. Stop every"
-            " other copy of it, then: mesh coordination adopt"
+            " other copy of it, then: mesh coordination adopt --reason WHY"
         )
     if is_adopted:
         return f"it is adopted: a replicator of {name} begins the new incarnation when it leads"
@@ -47,6 +47,6 @@ def _way_out(
         return (
             f"{', '.join(active)} cannot be written to. Either promote a standby, which may hold"
             f" more than the restored etcd, or keep what the etcd holds now: mesh clusters adopt"
-            f" {name}. Standbys are then copied from it, and lose what it lost"
+            f" {name} --reason WHY. Standbys are then copied from it, and lose what it lost"
         )
-    return f"when you know why: mesh clusters adopt {name}. It goes on as a standby"
+    return f"when you know why: mesh clusters adopt {name} --reason WHY. It goes on as a standby"

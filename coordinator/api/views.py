@@ -7,11 +7,12 @@ from typing import Any
 
 import attrs
 
+from coordinator.api.emergency_views import emergency_view
 from coordinator.api.keeping_views import keeping_view
 from coordinator.api.stream_views import copy_view
 from coordinator.api.suspension_views import suspension_view
-from coordinator.failover import loss, machine
-from coordinator.failover.loss import LossBound, LossStatement
+from coordinator.failover import machine
+from coordinator.failover.emergency import was_planned_first
 from coordinator.failover.record import Failover, FailoverEvent, pause_ms
 from coordinator.governance.audit import AuditEntry, hash_of
 from coordinator.governance.check import Check
@@ -227,38 +228,9 @@ def failover_view(record: Failover, revision: Revision) -> Json:
         "revision": revision,
         "exit_code": record.phase.exit_code,
         "problem": attrs.asdict(record.problem) if record.problem else None,
-        "emergency": _emergency_view(record),
+        "emergency": emergency_view(record),
+        "planned_first": was_planned_first(record),
         "steps": _steps_view(record, plan.step_names),
-    }
-
-
-def _emergency_view(record: Failover) -> Json | None:
-    """Return what only an emergency has; `loss` is the statement that the audit has too."""
-    emergency = record.emergency
-    if emergency is None:
-        return None
-    waits = isinstance(machine.decide(record), machine.AwaitConsent)
-    return {
-        "fence": emergency.fence.value if emergency.fence else None,
-        "no_fence_wait": emergency.no_fence_wait,
-        "after_planned": emergency.after_planned,
-        "supersedes": emergency.supersedes,
-        "accepted": to_plain(emergency.accept),
-        "accepted_by": emergency.accepted_by,
-        "automatic": emergency.automatic,
-        "awaits_consent": waits,
-        "loss": loss_view(emergency.loss, emergency.accept) if emergency.loss else None,
-    }
-
-
-def loss_view(statement: LossStatement, bound: LossBound | None) -> Json:
-    """Return a loss as stated, in numbers and in words, and what no consent covers yet."""
-    return {
-        **to_plain(statement),
-        "seconds": statement.target.seconds,
-        "text": loss.words(statement),
-        "most_advanced": statement.most_advanced,
-        "objections": list(loss.objections(statement, bound)),
     }
 
 

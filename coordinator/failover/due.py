@@ -43,6 +43,15 @@ def missing_consent(record: Failover) -> tuple[str, ...]:
     return objections(emergency.loss, emergency.accept)
 
 
+def wants_consent(record: Failover) -> bool:
+    """Return whether it waits for consent, or comes to that and nobody has said anything yet."""
+    if isinstance(decide(record), AwaitConsent):
+        return True
+    asked = record.emergency or record.fallback
+    is_open = not (record.phase.is_final or record.authority_moved or record.undoing)
+    return is_open and asked is not None and asked.accept is None
+
+
 def command_to_put(record: Failover) -> Command | None:
     """Return the command that has to be put in the transaction that stores `record`, if any."""
     due = decide(record)

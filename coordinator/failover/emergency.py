@@ -47,9 +47,16 @@ def what_next(record: Failover) -> str:
 
 
 def consented(record: Failover, event: ConsentGiven) -> Failover:
-    """Remember who accepts which loss; the newest word counts."""
-    emergency = attrs.evolve(of(record), accept=event.bound, accepted_by=event.actor)
-    return attrs.evolve(record, emergency=emergency)
+    """Remember who accepts which loss; the newest word counts, also before it is an emergency."""
+
+    def said(emergency: Emergency) -> Emergency:
+        return attrs.evolve(emergency, accept=event.bound, accepted_by=event.actor)
+
+    if record.emergency is not None:
+        return attrs.evolve(record, emergency=said(record.emergency))
+    if record.fallback is not None:
+        return attrs.evolve(record, fallback=said(record.fallback))
+    return record
 
 
 def answered(record: Failover, answer: Answer) -> Failover:
@@ -112,6 +119,13 @@ def _taken_in(record: Failover, answer: Answer) -> Failover:
 def falls_back(record: Failover) -> bool:
     """Return whether a planned failover that fails now goes on as an emergency."""
     return record.fallback is not None and not record.authority_moved
+
+
+def was_planned_first(record: Failover) -> bool:
+    """Return whether a planned failover was asked for, with an emergency only if that fails."""
+    return record.fallback is not None or (
+        record.emergency is not None and bool(record.emergency.after_planned)
+    )
 
 
 def fallen_back(record: Failover, why: str) -> Failover:

@@ -21,6 +21,7 @@ from coordinator.failover.due import (
     plan_of,
     step_in_hand,
     timer,
+    wants_consent,
 )
 from coordinator.failover.events import (
     AbortRequested,
@@ -88,6 +89,7 @@ __all__ = [
     "retry_timer",
     "step_in_hand",
     "timer",
+    "wants_consent",
 ]
 
 # --- when to take an answer in ------------------------------------------------------------------
@@ -225,8 +227,7 @@ def _on_emergency(
                 return _again(after, beyond, now_ms=now_ms)
             return _onward(after, detail=loss.words(statement), now_ms=now_ms)
         case ConsentGiven():
-            is_open = record.emergency is not None and not record.authority_moved
-            return emergency.consented(record, event) if is_open else record
+            return record if record.authority_moved else emergency.consented(record, event)
 
 
 def _superseded(record: Failover, by: FailoverId, *, now_ms: int) -> Failover:

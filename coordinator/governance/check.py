@@ -32,6 +32,16 @@ class Check:
         return not self.ok and not self.waived
 
 
+def lasting(ms: int) -> str:
+    """Return how long that is for people, in the two units that matter: `364 days 23 h`."""
+    minutes, hours, days = ms // 60_000 % 60, ms // 3_600_000 % 24, ms // 86_400_000
+    parts = [(days, "days" if days != 1 else "day"), (hours, "h"), (minutes, "min")]
+    first = next((index for index, (number, _) in enumerate(parts) if number), None)
+    if first is None:
+        return "less than 1 min"
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
+
+
 def checked(
     name: str, ok: bool, detail: str, *, waivable: bool = False, warning: bool = False
 ) -> Check:

@@ -12,7 +12,7 @@ import attrs
 
 from coordinator.comparison import CHECK, Standing, is_known_equal
 from coordinator.failover.plan import PLANNED_1
-from coordinator.governance.check import Check, checked
+from coordinator.governance.check import Check, checked, lasting
 from coordinator.governance.copy_checks import copy_checks
 from coordinator.governance.lag import behind_of, group_lag
 from meshkit.model import Authority, ClusterDescriptor, ClusterIntent, Group, VerifyMode
@@ -213,7 +213,9 @@ def _certificate(role: str, not_after_ms: int | None, now_ms: int) -> Check:
         return checked(name, True, "no certificate is in use", warning=True)
     left_ms = not_after_ms - now_ms
     ok = left_ms > CERTIFICATE_MS_MIN
-    return checked(name, ok, f"valid for {max(0, left_ms) // 60_000} min more", waivable=True)
+    if left_ms <= 0:
+        return checked(name, ok, f"expired {lasting(-left_ms)} ago", waivable=True)
+    return checked(name, ok, f"valid for {lasting(left_ms)} more", waivable=True)
 
 
 def _lag_of(situation: Situation) -> Lag:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(f"MESH_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+class Keyboard(io.StringIO):
+    """A terminal at which somebody has typed these lines."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+Types = Callable[..., Keyboard]
+
+
+@pytest.fixture
+def types(monkeypatch: pytest.MonkeyPatch) -> Types:
+    """Have somebody sit at a terminal and type these lines when asked."""
+
+    def sit(*lines: str) -> Keyboard:
+        keyboard = Keyboard("".join(f"{line}\n" for line in lines))
+        monkeypatch.setattr("sys.stdin", keyboard)
+        return keyboard
+
+    return sit
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli import samples
-from tests.cli.conftest import Mesh
+from tests.cli.conftest import Mesh, Types
 from tests.cli.fake_api import FakeApi, Reply, refusal
 from tests.cli.test_exit_codes import run_of
 
@@ -137,6 +137,11 @@ def test_3_what_waits_for_an_approval_is_not_tried_again(mesh: Mesh, operator_en
     assert "waits for an approval" in ran.err
 
 
+NEEDED = {
+    "cluster": "us-east",
+    "results": [{"group": "orders", "message": "would begin", "needed": True, "rejoin": None}],
+}
+
 # --- failback: a rejoin if it is needed, then a planned failover back ----------------------------
 
 
@@ -162,16 +167,45 @@ def test_failback_follows_the_rejoin_that_runs_and_then_moves_writes(
     assert operator_env.asked(FAILOVERS)[0]["target"] == "us-east"
 
 
-def test_failback_begins_the_rejoin_that_is_needed(mesh: Mesh, operator_env: FakeApi) -> None:
+def test_failback_shows_both_parts_then_begins_the_rejoin_that_is_needed(
+    mesh: Mesh, operator_env: FakeApi
+) -> None:
     comes_back(operator_env, running=[])
-    operator_env.on(BEGIN, begun(rejoin("advancing", "fence")))
+    operator_env.on(BEGIN, NEEDED, begun(rejoin("advancing", "fence")))
     operator_env.on(SHOWN, rejoin("succeeded"))
 
     ran = mesh(*FAILBACK, "--reason", "home")
 
     assert ran.code == 0
-    assert operator_env.asked(BEGIN) == [{"group": "orders", "reason": "home"}]
-    assert len(operator_env.asked(FAILOVERS)) == 2
+    looked, asked = operator_env.asked(BEGIN)
+    assert looked["dry_run"] is True
+    assert asked == {"group": "orders", "reason": "home"}
+    dry, real = operator_env.asked(FAILOVERS)
+    assert (dry["dry_run"], real["dry_run"]) == (True, False)
+    assert real["expect_epoch"] == samples.preview()["preview"]["epoch"]
+    order = [(method, body.get("dry_run", False)) for method, _, body in acts(operator_env)]
+    assert order == [("POST", True), ("POST", True), ("POST", False), ("POST", False)]
+
+
+def acts(api: FakeApi) -> list[tuple[str, str, Any]]:
+    return [request for request in api.requests if request[0] == "POST"]
+
+
+def test_without_the_answer_neither_part_of_a_failback_begins(
+    mesh: Mesh, operator_env: FakeApi, types: Types
+) -> None:
+    """It used to rejoin first and ask then."""
+    comes_back(operator_env, running=[])
+    operator_env.on(BEGIN, NEEDED, begun(rejoin("advancing", "fence")))
+    types("n")
+
+    ran = mesh(*FAILBACK[:-1])
+
+    assert ran.code == 3
+    assert "us-east has to rejoin orders first" in ran.err
+    assert "part 2 of 2" in ran.err
+    assert "nothing was changed" in ran.err
+    assert [body["dry_run"] for _, _, body in acts(operator_env)] == [True, True]
 
 
 def test_failback_of_a_standby_is_a_planned_failover_alone(
@@ -212,14 +246,26 @@ def test_3_failback_to_a_region_that_does_not_report_moves_nothing(
     assert operator_env.asked(FAILOVERS) == []
 
 
-def test_a_dry_run_of_failback_begins_neither_part(mesh: Mesh, operator_env: FakeApi) -> None:
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("needed", "us-east has to rejoin orders first"),
+        ("standby", "us-east needs no rejoin (nothing to do)"),
+    ],
+)
+def test_a_dry_run_of_failback_says_whether_it_rejoins_and_begins_neither_part(
+    mesh: Mesh, operator_env: FakeApi, result: str, words: str
+) -> None:
     comes_back(operator_env, running=[])
     operator_env.on(FAILOVERS, Reply(samples.preview()))
+    operator_env.on(BEGIN, NEEDED if result == "needed" else begun(None, "nothing to do"))
 
-    ran = mesh(*FAILBACK, "--dry-run")
+    ran = mesh(*FAILBACK, "--dry-run", "-o", "json")
 
     assert ran.code == 0
-    assert operator_env.asked(BEGIN) == []
+    assert words in ran.err
+    assert json.loads(ran.out)["preview"]["target"]
+    assert [body["dry_run"] for body in operator_env.asked(BEGIN)] == [True]
     assert [body["dry_run"] for body in operator_env.asked(FAILOVERS)] == [True]
 
 

@@ -30,6 +30,8 @@ def trimmed(text: str) -> str:
         (1500, "1.5s"),
         (61_000, "1m01s"),
         (7_260_000, "2h01m"),
+        (47 * 3_600_000, "47h00m"),
+        (295 * 3_600_000, "12d07h"),
     ],
 )
 def test_durations(ms: int | None, words: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from coordinator.governance.check import Level
+from coordinator.governance.check import Level, lasting
 from coordinator.governance.preflight import CHECK_NAMES, Situation, preview
 from meshkit.model import (
     Authority,
@@ -236,3 +236,27 @@ def test_a_lease_in_the_way_is_a_warning_if_policy_lets_the_group_move(policy) -
     assert policy.value in check.detail
     assert "1b59" in check.detail
     assert judged.failed == ()
+
+
+@pytest.mark.parametrize(
+    ("left_ms", "words"),
+    [
+        (31_535_580_000, "valid for 364 days 23 h more"),
+        (86_400_000 + 120_000, "valid for 1 day more"),
+        (7_260_000, "valid for 2 h 1 min more"),
+        (600_000, "valid for 10 min more"),
+        (30_000, "valid for less than 1 min more"),
+        (0, "expired less than 1 min ago"),
+        (-3 * 86_400_000, "expired 3 days ago"),
+    ],
+)
+def test_the_life_of_a_certificate_is_told_in_units_that_fit(left_ms: int, words: str) -> None:
+    there = attrs.evolve(health(A), certificate_not_after_ms=NOW + left_ms)
+
+    found = preview(attrs.evolve(good(), source_health=there)).checks
+
+    assert next(c.detail for c in found if c.name == "source_certificate") == words
+
+
+def test_a_length_of_time_is_never_told_in_minutes_by_the_hundred_thousand() -> None:
+    assert lasting(525_593 * 60_000) == "364 days 23 h"

@@ -72,7 +72,7 @@ class Returned:
     async def stored(self, rejoin: Rejoin) -> None:
         await self.put(Keys.rejoin(ORDERS, B), encode(rejoin))
 
-    async def begin(self, **body: str) -> tuple[int, dict]:
+    async def begin(self, **body: object) -> tuple[int, dict]:
         return await self.client.ask("POST", f"/v1/clusters/{B}/rejoin", {"reason": "back", **body})
 
     async def audited(self) -> list[str]:
@@ -102,6 +102,20 @@ async def test_a_rejoin_is_begun_asks_the_cluster_and_is_audited(authority) -> N
     assert decode(Command, command.value).step is CommandStep.FENCE
     assert [each["id"] for each in listed["rejoins"]] == [result["rejoin"]["id"]]
     assert audited[-1] == "rejoin.began"
+
+
+async def test_a_dry_run_says_what_is_needed_and_begins_nothing(authority) -> None:
+    async with returned(authority) as b:
+        await b.reports(SUPERSEDED)
+        _, needed = await b.begin(dry_run=True)
+        _, listed = await b.client.get("/v1/rejoins")
+        await b.reports(FOLLOWS)
+        _, standby = await b.begin(dry_run=True)
+
+    (result,) = needed["results"]
+    assert (result["message"], result["needed"], result["rejoin"]) == ("would begin", True, None)
+    assert listed["rejoins"] == []
+    assert standby["results"][0]["needed"] is False
 
 
 async def test_asking_again_changes_nothing_and_says_so(authority) -> None:

@@ -7,15 +7,19 @@ import pytest
 
 from chaos.checkers import check_one_writer
 from chaos.history import History
+from coordinator.api.views import failover_view
 from coordinator.failover.loss import FenceStatus, LossBound
+from coordinator.failover.plan import EMERGENCY_1, PLANNED_1
 from coordinator.failover.record import FailoverKind, Phase
 from coordinator.governance.audit import AuditEntry
-from meshkit.codec import decode, to_plain
+from meshkit.codec import decode, encode, to_plain
 from meshkit.keys import CoordinationKeys as Keys
 from meshkit.keys import RegionalKeys
-from meshkit.names import ClusterName
+from meshkit.model import Group, VerifyMode
+from meshkit.names import ClusterName, FailoverId
+from meshkit.ordinals import Revision
 from meshkit.regional import Fence, FenceMode
-from meshkit.store.txn import prefix_range
+from meshkit.store.txn import Put, Txn, prefix_range
 from tests.mesh.emergencies import (
     ANYTHING,
     GROUP,
@@ -224,3 +228,123 @@ async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() 
     assert len(acknowledged(history, at="a")) > cut_off
     assert [w for w in history.acknowledged() if w.key not in content] == []
     assert check_one_writer(history).is_valid
+
+
+# --- planned first ------------------------------------------------------------------------------
+
+
+async def with_pause_budget(mesh: MemoryMesh, budget_ms: int) -> None:
+    item = await mesh.coordination.get(Keys.group(GROUP))
+    assert item is not None
+    group = decode(Group, item.value)
+    policy = attrs.evolve(group.policy, pause_budget_ms=budget_ms, verify=VerifyMode.OFF)
+    put = Put(Keys.group(GROUP), encode(attrs.evolve(group, policy=policy)))
+    await mesh.coordination.commit(Txn(operations=(put,)))
+
+
+async def until_emergency(mesh: MemoryMesh, failover: FailoverId) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            record = (await mesh.operations().failover(failover)).record
+            if record.plan == EMERGENCY_1.name:
+                return
+            assert not record.phase.is_final, record.problem
+            await asyncio.sleep(0.01)
+
+
+async def test_planned_first_that_succeeds_is_a_planned_failover_and_nothing_else() -> None:
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        asked = emergency("b", planned_first=True, accept_loss=None)
+        dry = await mesh.operations().begin(GROUP, attrs.evolve(asked, dry_run=True), OPERATOR)
+
+        failover = await begin(mesh, asked)
+        record = await until(mesh, failover)
+        view = failover_view(record, Revision(1))
+        repeated = await mesh.operations().begin(GROUP, asked, OPERATOR)
+
+    planned = dry.body["preview"]["planned"]
+    assert planned["steps"] == list(PLANNED_1.step_names)
+    assert {check["name"] for check in planned["checks"]} >= {"lag", "pause_budget"}
+    assert dry.body["preview"]["steps"] == list(EMERGENCY_1.step_names)
+    assert dry.body["preview"]["loss"]["text"]
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert (record.kind, record.plan) == (FailoverKind.PROMOTE, PLANNED_1.name)
+    assert (view["emergency"], view["planned_first"]) == (None, True)
+    assert repeated.body["failover"]["id"] == failover
+
+
+async def test_a_pause_budget_that_runs_out_after_the_drain_goes_on_as_an_emergency() -> None:
+    """Writers of a drained source must not wait for a target that does not converge."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    history = History()
+    async with running(mesh):
+        await mesh.apply()
+        await with_pause_budget(mesh, 600)
+        await until_in_step(mesh)
+        async with mesh.gate() as gate, writing(gate, history):
+            await until_written(history, 30)
+            mesh.sights["b-0"].partition()
+            failover = await begin(mesh, emergency("b", planned_first=True, accept_loss=ANYTHING))
+            await until_emergency(mesh, failover)
+            mesh.sights["b-0"].heal()
+
+            record = await until(mesh, failover)
+
+            await until_written(history, 10, at="b")
+        content = await mesh.content("b")
+
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert (record.kind, record.plan) == (FailoverKind.EMERGENCY, EMERGENCY_1.name)
+    assert record.emergency is not None
+    assert "pause budget of 600 ms" in record.emergency.after_planned
+    assert "drain" in {step.step for step in record.history}
+    assert record.emergency.loss is not None
+    assert record.emergency.loss.target.is_none, "the source was drained: its end is known"
+    assert [w for w in history.acknowledged() if w.key not in content] == []
+    assert check_one_writer(history).is_valid
+
+
+async def test_planned_first_without_consent_waits_and_can_be_given_up() -> None:
+    """Falling back is no consent: the loss is stated, and somebody has to accept it."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        await kill_region(mesh, "a")
+        failover = await begin(mesh, emergency("b", planned_first=True, accept_loss=None))
+        waiting = await until_step(mesh, failover, "consent")
+        shown = failover_view(waiting, Revision(1))
+        await mesh.operations().steering.abort(failover, "not tonight", OPERATOR)
+        record = await until(mesh, failover)
+        active = (await mesh.operations().group(GROUP))["active"]
+
+    assert shown["emergency"]["awaits_consent"] is True
+    assert shown["emergency"]["after_planned"]
+    assert shown["emergency"]["loss"]["objections"]
+    assert record.phase is Phase.ROLLED_BACK
+    assert active == ClusterName("a")
+
+
+async def test_consent_given_while_the_planned_part_runs_holds_for_the_emergency() -> None:
+    mesh = MemoryMesh(clusters=("a", "b"))
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        mesh.sights["a-0"].partition()
+        asked = emergency("b", planned_first=True, accept_loss=None)
+        failover = await begin(mesh, asked)
+        again = attrs.evolve(asked, accept_loss=ANYTHING)
+        await mesh.operations().begin(GROUP, again, OPERATOR)
+        planned = (await mesh.operations().failover(failover)).record
+        await kill_region(mesh, "a")
+
+        record = await until(mesh, failover)
+
+    assert planned.fallback is not None
+    assert planned.fallback.accept == ANYTHING
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert record.emergency is not None
+    assert record.emergency.accepted_by == str(OPERATOR)

@@ -1,13 +1,17 @@
 """Leaving a cluster: every group that can moves, and one that cannot holds nobody."""
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
 
 import attrs
 import pytest
 
 from coordinator.api.bodies import FailoverRequest
 from coordinator.api.evacuating import Evacuating
+from coordinator.failover.loss import LossBound
 from coordinator.failover.record import FailoverKind
 from coordinator.mesh import read_mesh
 from meshkit.codec import decode, encode
@@ -18,6 +22,7 @@ from meshkit.names import ClusterName, FailoverId, GroupName
 from meshkit.ordinals import Epoch
 from meshkit.peer import PeerIdentity
 from meshkit.store.txn import Put, Txn, prefix_range
+from tests.mesh.emergencies import kill_region
 from tests.mesh.inmemory import MemoryMesh, running
 
 A, B, C = ClusterName("a"), ClusterName("b"), ClusterName("c")
@@ -125,3 +130,134 @@ async def test_a_cluster_is_not_left_for_itself_or_for_nowhere() -> None:
             await evacuating.evacuate(A, asked(target=ClusterName("mars")), OPERATOR)
         with pytest.raises(NotFound):
             await evacuating.progress(ClusterName("mars"), "leave-a")
+
+
+async def leave_dead(mesh: MemoryMesh, **more: object) -> dict[str, Any]:
+    evacuating = Evacuating(store=mesh.coordination, clock=mesh.clock)
+    request = asked(kind=FailoverKind.EMERGENCY, reason="the region is gone", **more)
+    return await evacuating.evacuate(A, request, OPERATOR)
+
+
+async def settled(mesh: MemoryMesh) -> dict[str, Any]:
+    """Return how the evacuation stands once each group has moved, stopped, or waits."""
+    evacuating = Evacuating(store=mesh.coordination, clock=mesh.clock)
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            progress = await evacuating.progress(A, "leave-a")
+            if progress["under_way"] == progress["waiting"]:
+                return progress
+            await asyncio.sleep(0.05)
+
+
+async def until_outcome(mesh: MemoryMesh, group: str, outcome: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            rows = (await leave_dead(mesh, dry_run=True))["groups"]
+            if {row["group"]: row["outcome"] for row in rows}[group] == outcome:
+                return
+            await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def dead_region(*, groups: int) -> AsyncIterator[MemoryMesh]:
+    """Region a with several groups, each with a record that nobody else may have, is gone."""
+    mesh = MemoryMesh()
+    async with running(mesh):
+        await with_groups(mesh, groups)
+        for number in range(groups):
+            put = Put(f"/g{number:02d}/last".encode(), b"word")
+            await mesh.stores["a"].commit(Txn(operations=(put,)))
+        await kill_region(mesh, "a")
+        yield mesh
+
+
+@pytest.mark.slow
+async def test_a_dead_region_is_left_with_the_consent_that_was_given() -> None:
+    async with dead_region(groups=3) as mesh:
+        await leave_dead(mesh, accept_loss=LossBound(unknown=True))
+        progress = await settled(mesh)
+
+        assert (progress["under_way"], progress["waiting"]) == (0, 0)
+        assert progress["moved"] == 3
+        assert await actives(mesh) == Counter({"b": 3})
+
+
+@pytest.mark.slow
+async def test_without_consent_each_group_waits_with_its_loss_and_a_repeat_gives_consent() -> None:
+    """Promise 3: nothing is lost that nobody was told of; and asking twice is harmless."""
+    async with dead_region(groups=3) as mesh:
+        foreseen = await leave_dead(mesh, dry_run=True)
+        begun = await leave_dead(mesh)
+        waiting = await settled(mesh)
+        joinable = await leave_dead(mesh, dry_run=True)
+        repeated = await leave_dead(mesh)
+        still = await settled(mesh)
+        nothing_accepted = await actives(mesh)
+        again = await leave_dead(mesh, accept_loss=LossBound(unknown=True))
+        progress = await settled(mesh)
+        moved = await actives(mesh)
+
+    assert all(row["loss"]["text"] for row in foreseen["groups"])
+    assert foreseen["loss"]["groups"] == 3
+    assert {row["outcome"] for row in begun["groups"]} == {"begun"}
+    assert (waiting["under_way"], waiting["waiting"], waiting["moved"]) == (3, 3, 0)
+    for row in waiting["groups"]:
+        assert (row["waits_for_consent"], row["step"], row["target"]) == (True, "consent", "b")
+        assert row["loss"]["objections"]
+    losses = [row["loss"] for row in waiting["groups"]]
+    assert waiting["loss"] == {
+        "groups": 3,
+        "unbounded": 0,
+        "seconds": max(loss["seconds"] for loss in losses),
+        "records_known": sum(loss["target"]["records_known"] for loss in losses),
+    }
+    assert {row["running"]["request_id"] for row in joinable["groups"]} == {"leave-a"}
+    assert [row["loss"] for row in joinable["groups"]] == losses
+    assert {row["outcome"] for row in repeated["groups"]} == {"under_way"}
+    assert still == waiting
+    assert nothing_accepted == Counter({"a": 3})
+    assert [row["failover"] for row in again["groups"]] == [
+        row["failover"] for row in begun["groups"]
+    ]
+    assert (progress["moved"], progress["waiting"], progress["loss"]) == (3, 0, None)
+    assert moved == Counter({"b": 3})
+
+
+@pytest.mark.slow
+async def test_in_an_emergency_too_a_group_that_cannot_move_holds_nobody() -> None:
+    """Its only other member is dead as well: it says so, the others are at b."""
+    async with dead_region(groups=3) as mesh:
+        item = await mesh.coordination.get(CoordinationKeys.group(GroupName("g01")))
+        assert item is not None
+        lonely = attrs.evolve(decode(Group, item.value), members=(A, C))
+        put = Put(CoordinationKeys.group(lonely.name), encode(lonely))
+        await mesh.coordination.commit(Txn(operations=(put,)))
+        await kill_region(mesh, "c")
+        await until_outcome(mesh, "g01", "refused")
+
+        answer = await leave_dead(mesh, accept_loss=LossBound(unknown=True))
+        progress = await settled(mesh)
+
+        rows = {row["group"]: row for row in answer["groups"]}
+        assert rows["g01"]["outcome"] == "refused"
+        assert "target" in rows["g01"]["reason"]
+        assert (progress["moved"], len(progress["groups"])) == (2, 2)
+        assert await actives(mesh) == Counter({"a": 1, "b": 2})
+
+
+@pytest.mark.slow
+async def test_of_many_groups_the_state_is_read_only_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A poll of a thousand groups must not read a thousand records."""
+    monkeypatch.setattr("coordinator.api.evacuating.SHOWN_IN_FULL_MAX", 1)
+    async with dead_region(groups=2) as mesh:
+        await leave_dead(mesh)
+        evacuating = Evacuating(store=mesh.coordination, clock=mesh.clock)
+        async with asyncio.timeout(DEADLINE_S):
+            while (await evacuating.progress(A, "leave-a", is_in_full=True))["waiting"] != 2:
+                await asyncio.sleep(0.05)
+
+        brief = await evacuating.progress(A, "leave-a")
+
+        assert (brief["under_way"], brief["waiting"], brief["loss"]) == (2, None, None)
