@@ -22,6 +22,8 @@ CONTEXT_FILE = "config.yaml"
 CONTEXT = "sandbox"
 OPERATOR = ("operator", "sandbox")
 APPLICATION = ("application", "sandbox")
+PROXIED = (":client", ":replication")
+"""What may be reached through a proxy: every etcd, and every replicator."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +39,9 @@ class SandboxSpec:
     is_fsync_off: bool = False
     policy: Mapping[str, int] = attrs.field(factory=dict)
     """Fields of every group's policy that differ from the defaults."""
+    is_behind_proxies: bool = False
+    """Whether its processes reach each other at ports of their own, on which whoever breaks the
+    network has to listen and pass on to the real ones."""
 
     def __attrs_post_init__(self) -> None:
         if len(set(self.clusters)) != len(self.clusters) or not self.clusters:
@@ -126,7 +131,15 @@ class Layout:
         for cluster in self.spec.clusters:
             for name in self.replicator_names(cluster):
                 found += [f"{name}:replication", f"{name}:metrics"]
-        return [*found, *(f"{name}:api" for name in self.coordinator_names())]
+        found += [f"{name}:api" for name in self.coordinator_names()]
+        if self.spec.is_behind_proxies:
+            found += [proxy_of(name) for name in found if name.endswith(PROXIED)]
+        return found
+
+
+def proxy_of(port_name: str) -> str:
+    """Return the name of the port at which a proxy stands in front of another."""
+    return f"{port_name}:proxy"
 
 
 def chosen_ports(layout: Layout, before: Mapping[str, int]) -> dict[str, int]:
@@ -186,6 +199,21 @@ def regional_endpoint(ports: Mapping[str, int], cluster: str) -> str:
     return f"https://127.0.0.1:{ports[f'{cluster}-etcd:client']}"
 
 
+def endpoint_from_elsewhere(ports: Mapping[str, int], cluster: str) -> str:
+    """Return where those in other regions are told that a cluster's etcd is."""
+    return f"https://{_from_elsewhere(ports, f'{cluster}-etcd:client')}"
+
+
+def _from_elsewhere(ports: Mapping[str, int], port_name: str) -> str:
+    """Return where others are told that something is: through its proxy, if there is one."""
+    return f"127.0.0.1:{ports.get(proxy_of(port_name), ports[port_name])}"
+
+
+def _coordination_seen(layout: Layout, ports: Mapping[str, int]) -> list[str]:
+    names = layout.coordination_names()
+    return [f"https://{_from_elsewhere(ports, f'{name}:client')}" for name in names]
+
+
 def write_configs(layout: Layout, ports: Mapping[str, int]) -> None:
     """Write the configuration of every process and the contexts file of the CLI."""
     for cluster in layout.spec.clusters:
@@ -208,9 +236,9 @@ def cluster_bodies(layout: Layout, ports: Mapping[str, int]) -> list[dict[str, A
             "name": cluster,
             "region": cluster,
             "priority": 10 * (index + 1),
-            "etcd_endpoints": [regional_endpoint(ports, cluster)],
+            "etcd_endpoints": [endpoint_from_elsewhere(ports, cluster)],
             "replication_endpoints": [
-                f"127.0.0.1:{ports[f'{name}:replication']}"
+                _from_elsewhere(ports, f"{name}:replication")
                 for name in layout.replicator_names(cluster)
             ],
         }
@@ -269,7 +297,7 @@ def _replicator_config(
         "name": name,
         "listen": f"127.0.0.1:{ports[f'{name}:replication']}",
         "regional_etcd": {"endpoints": [regional_endpoint(ports, cluster)], **identity},
-        "coordination_etcd": {"endpoints": coordination_endpoints(layout, ports), **identity},
+        "coordination_etcd": {"endpoints": _coordination_seen(layout, ports), **identity},
         "identity": {**identity, "trust_domain": TRUST_DOMAIN},
         "timing": {"profile": layout.spec.timing},
         "metrics": f"127.0.0.1:{ports[f'{name}:metrics']}",
@@ -281,7 +309,7 @@ def _coordinator_config(layout: Layout, ports: Mapping[str, int], name: str) -> 
     return {
         "name": name,
         "listen": f"127.0.0.1:{ports[f'{name}:api']}",
-        "coordination_etcd": {"endpoints": coordination_endpoints(layout, ports), **identity},
+        "coordination_etcd": {"endpoints": _coordination_seen(layout, ports), **identity},
         "identity": {**identity, "trust_domain": TRUST_DOMAIN},
         "timing": {"profile": layout.spec.timing},
     }

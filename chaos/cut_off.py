@@ -1,0 +1,449 @@
+"""A region is cut off under load and lives on: another is promoted, the link heals, it rejoins.
+
+Both sides have writers of their own. Those of the region see its own etcd and nothing else, as
+applications there would; those outside reach it through the same network as everybody. All of them
+keep their history on one machine's monotonic clock, so that both sides can be held against each
+other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from chaos.checkers import (
+    Verdict,
+    check_epochs_rise,
+    check_handover,
+    check_identical,
+    check_inside_segments,
+    check_no_ghosts,
+    check_one_writer,
+    check_rate,
+)
+from chaos.cycles.answers import Inquiry
+from chaos.cycles.command import mesh
+from chaos.cycles.losses import (
+    BARE,
+    Account,
+    check_answers,
+    check_kept_or_lost,
+    check_statement,
+    is_guarded,
+)
+from chaos.history import History, Write
+from chaos.links import COORDINATION, OUTSIDE, Cut, Network
+from chaos.planned import Load, stop
+from chaos.traffic import CompareWriter, GuardedWriter
+from cli.sandbox.sandbox import Sandbox
+from fencing.write_gate import WriteGate
+from meshkit.codec import decode
+from meshkit.errors import MeshError
+from meshkit.keys import RegionalKeys
+from meshkit.names import ClusterName, GroupName
+from meshkit.ordinals import Epoch
+from meshkit.regional import Fence
+from meshkit.store.etcd import EtcdStore
+from meshkit.store.port import Store
+from meshkit.store.txn import prefix_range
+
+Json = dict[str, Any]
+
+GROUP = "orders"
+DEADLINE_S = 60.0
+POLL_S = 0.02
+INTERVAL_S = 0.01
+FIRST_WRITES = 100
+"""Acknowledged on each side before anything is cut."""
+LATER_WRITES = 100
+"""Acknowledged by the promoted region before anything heals."""
+LATE_WRITES = 10
+"""Accepted by the etcd of a half dead region after another has begun to serve."""
+INSIDE_PER_S_MIN = 40.0
+"""Of the region's writers, from the cut on until they stop."""
+OUTSIDE_PER_S_MIN = 40.0
+"""Of those outside, from the first write of the promoted region on until the link heals."""
+INSIDE = "in"
+
+
+class How(enum.Enum):
+    """How a region is cut off."""
+
+    ALIVE = "from everything; all of it lives"
+    HALF_DEAD = "from everything; its replicators die and its etcd starts again and again"
+    """So that each lease there lives its full time once more, and with it the old permit."""
+    UNCOORDINATED = "from the coordination etcd alone"
+
+
+@attrs.frozen(kw_only=True)
+class Isolation:
+    """What came of one region that was cut off."""
+
+    verdicts: tuple[Verdict, ...]
+    failover: Json
+    history: History
+    source: ClusterName
+    epoch: Epoch
+    """The one that ended."""
+    cut_ns: int
+    kept: frozenset[bytes]
+    """The keys in the region's quarantine."""
+
+    @property
+    def offences(self) -> list[Verdict]:
+        """What was not as it has to be."""
+        return [verdict for verdict in self.verdicts if not verdict.is_valid]
+
+    def of_region(self, *, is_guarded_one: bool) -> list[Write]:
+        """Return what the region acknowledged in the epoch that ended, after the cut."""
+        return [
+            w
+            for w in self.history.acknowledged()
+            if (w.cluster, w.epoch) == (self.source, self.epoch)
+            and w.return_ns > self.cut_ns
+            and is_guarded(w) == is_guarded_one
+        ]
+
+    def handover(self, *, is_guarded_one: bool) -> Verdict:
+        """Judge whether the region's last such write came before the first of the next epoch."""
+        writes = [
+            w
+            for w in self.history.writes
+            if is_guarded(w) == (is_guarded_one or w.epoch != self.epoch)
+        ]
+        return check_handover(
+            History(writes=writes), before=self.epoch, after=Epoch(self.epoch + 1)
+        )
+
+
+@attrs.define(kw_only=True, eq=False)
+class Trial:
+    """One such region while it is tried."""
+
+    how: How
+    load: Load
+    network: Network
+    source: ClusterName
+    target: ClusterName
+    epoch: Epoch
+    say: Callable[[str], None]
+    began: float = attrs.field(factory=time.monotonic)
+    cut_ns: int = 0
+    served_ns: int = 0
+    healed_ns: int = 0
+    failover: Json = attrs.field(factory=dict)
+    rejoin: Json | None = None
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The processes."""
+        return self.load.sandbox
+
+    def over(self, part: str) -> None:
+        """Tell that a part is over."""
+        self.say(f"{time.monotonic() - self.began:6.1f} s  {part}")
+
+    def acknowledged(self, by: ClusterName, **of: bool) -> list[Write]:
+        """Return what a region acknowledged; `inside` and `guarded` choose by whom."""
+        return [
+            w
+            for w in self.load.history.acknowledged()
+            if w.cluster == by
+            and of.get("inside", is_inside(w)) == is_inside(w)
+            and of.get("guarded", is_guarded(w)) == is_guarded(w)
+        ]
+
+    async def have_traffic(self) -> None:
+        """Wait until writers of both sides and of both kinds were heard."""
+
+        async def is_flowing() -> bool:
+            sides = [self.acknowledged(self.source, inside=side) for side in (True, False)]
+            kinds = [self.acknowledged(self.source, inside=True, guarded=g) for g in (True, False)]
+            return min(map(len, sides)) >= FIRST_WRITES and min(map(len, kinds)) >= LATE_WRITES
+
+        await self.until(is_flowing, "both sides write")
+        self.over(f"both sides write to {self.source} in epoch {self.epoch}")
+
+    def cut(self) -> Cut:
+        """Cut the region off."""
+        blind = self.how is How.UNCOORDINATED
+        coordination = self.network.link(self.source, COORDINATION)
+        cut = self.network.cut([coordination] if blind else self.network.around(self.source))
+        self.cut_ns = time.monotonic_ns()
+        self.over(f"{self.source} is cut off {self.how.value}")
+        return cut
+
+    def judged(self, cut: Cut) -> Verdict:
+        """Judge whether the cut took effect; only those links that have to be in use."""
+        needed = [self.network.link(self.source, COORDINATION)]
+        if self.how is not How.UNCOORDINATED:
+            needed += [self.network.link(who, self.source) for who in (self.target, OUTSIDE)]
+        return cut.verdict(needed=needed)
+
+    async def promote(self) -> dict[bytes, bytes]:
+        """Promote the target as an operator does; return what it holds then."""
+        command = ("clusters", "promote", self.target, "-g", GROUP, "--emergency", "--yes")
+        why = ("--reason", "the region does not answer", "--accept-loss", "unknown")
+        said = await mesh(self.sandbox, *command, *why)
+        assert said.code == 0, str(said)
+        self.failover = said.body
+        self.over(f"{self.target} is promoted: {self.failover['emergency']['loss']['text']}")
+        result = await self.load.stores[self.target].range(prefix_range(self.load.prefix.encode()))
+        return {item.key: item.value for item in result.items}
+
+    async def served(self) -> None:
+        """Wait until the target accepts writes, and the half dead region has late ones too."""
+
+        async def is_serving() -> bool:
+            return len(self.acknowledged(self.target)) >= LATER_WRITES
+
+        async def has_late_writes() -> bool:
+            bare = self.acknowledged(self.source, guarded=False)
+            return sum(w.call_ns > self.served_ns for w in bare) >= LATE_WRITES
+
+        await self.until(is_serving, f"{self.target} serves")
+        self.served_ns = min(w.return_ns for w in self.acknowledged(self.target, guarded=True))
+        self.over(f"{self.target} serves")
+        if self.how is How.HALF_DEAD:
+            await self.until(has_late_writes, f"the etcd of {self.source} still accepts writes")
+            self.over(f"the etcd of {self.source} accepts what compares the old permit")
+
+    async def come_back(self, cut: Cut) -> None:
+        """Heal every link, and wait until the region has rejoined and all follow."""
+        self.healed_ns = time.monotonic_ns()
+        cut.heal()
+        for process in self.sandbox.replicators[self.source]:
+            if not process.is_running:
+                await asyncio.to_thread(process.start)
+        self.over("every link is whole again")
+
+        async def is_back() -> bool:
+            new = await self.rejoins()
+            return await self.has_followed() and all(r["phase"] == "succeeded" for r in new)
+
+        await self.until(is_back, f"{self.source} is back")
+        await self.load.ready(timeout_s=DEADLINE_S)
+        self.rejoin = next(iter(await self.rejoins()), None)
+        self.over(f"{self.source} is back: {self.rejoin and self.rejoin['diverged']}")
+
+    async def rejoins(self) -> list[Json]:
+        """Return how the region rejoined: once, unless it had nothing that others had not."""
+        listed = await self.load.api.get("/v1/rejoins", group=GROUP)
+        mine = [r for r in listed["rejoins"] if r["cluster"] == self.source]
+        return [r for r in mine if r["epoch"] > self.epoch]
+
+    async def has_followed(self) -> bool:
+        """Return whether the region itself has come to the next epoch."""
+        item = await self.load.stores[self.source].get(RegionalKeys.fence(self.load.group))
+        return item is not None and decode(Fence, item.value).epoch > self.epoch
+
+    async def until(self, is_true: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Wait until something is so.
+
+        Raises:
+            AssertionError: it never was.
+        """
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            with contextlib.suppress(MeshError):
+                if await is_true():
+                    return
+            assert time.monotonic() < deadline, f"never in {DEADLINE_S:g} s: {what}"
+            await asyncio.sleep(POLL_S)
+
+    def rates(self) -> list[Verdict]:
+        """Judge whether there was traffic on both sides while the region was cut off."""
+        inside = [w for w in self.acknowledged(self.source, inside=True) if w.epoch == self.epoch]
+        outside = self.acknowledged(self.target, inside=False)
+        last_ns = max(w.return_ns for w in inside)
+        return [
+            check_rate(
+                "the region",
+                inside,
+                from_ns=self.cut_ns,
+                to_ns=last_ns,
+                per_s_min=INSIDE_PER_S_MIN,
+            ),
+            check_rate(
+                "those outside",
+                outside,
+                from_ns=self.served_ns,
+                to_ns=self.healed_ns,
+                per_s_min=OUTSIDE_PER_S_MIN,
+            ),
+        ]
+
+
+def is_inside(write: Write) -> bool:
+    """Return whether a write is of a writer that lives in the region."""
+    return f"-{INSIDE}-" in write.writer
+
+
+async def isolate(
+    sandbox: Sandbox, network: Network, how: How, *, say: Callable[[str], None]
+) -> Isolation:
+    """Cut the active region off, promote another, heal and judge."""
+    async with _tried(sandbox, network, how, say) as trial:
+        await trial.have_traffic()
+        cut = trial.cut()
+        try:
+            async with _dying(trial):
+                at_promotion = await trial.promote()
+                await trial.served()
+            took_effect = trial.judged(cut)
+        finally:
+            await trial.come_back(cut)
+        await trial.load.stop_writers()
+        return await _judged(trial, at_promotion, took_effect)
+
+
+async def _judged(trial: Trial, promoted: Mapping[bytes, bytes], cut: Verdict) -> Isolation:
+    load = trial.load
+    loss = trial.failover["emergency"]["loss"]
+    account = Account(
+        source=trial.source,
+        epoch=trial.epoch,
+        certain=loss["target"]["certain"],
+        writes=tuple(load.history.writes),
+        is_unheard=lambda _key: False,
+    )
+    kept: frozenset[bytes] = frozenset()
+    verdicts = [cut, *trial.rates()]
+    if trial.rejoin is not None:
+        inquiry = Inquiry(
+            load=load,
+            cluster=trial.source,
+            epoch=trial.epoch,
+            rejoin=trial.rejoin,
+            audit=(),
+            is_whole=False,
+        )
+        answers = await inquiry.answers()
+        kept = next(a.keys for a in answers if a.keys is not None)
+        verdicts.append(check_answers(account, answers))
+    states, spans = await load.states(), await load.spans()
+    guarded = History(writes=[w for w in load.history.writes if is_guarded(w)])
+    verdicts += [
+        check_statement(account, loss, promoted),
+        check_kept_or_lost(account, states, made_again=frozenset()),
+        check_no_ghosts(load.history, states),
+        check_identical(states),
+        check_one_writer(guarded),
+        check_inside_segments(load.history, spans),
+        check_epochs_rise(spans),
+    ]
+    found = Isolation(
+        verdicts=(),
+        failover=trial.failover,
+        history=load.history,
+        source=trial.source,
+        epoch=trial.epoch,
+        cut_ns=trial.cut_ns,
+        kept=kept,
+    )
+    return attrs.evolve(found, verdicts=(*verdicts, found.handover(is_guarded_one=True)))
+
+
+@contextlib.asynccontextmanager
+async def _dying(trial: Trial) -> AsyncIterator[None]:
+    """Kill the replicators of a half dead region, and start its etcd again and again."""
+    if trial.how is not How.HALF_DEAD:
+        yield
+        return
+    for process in trial.sandbox.replicators[trial.source]:
+        await asyncio.to_thread(process.kill)
+    trial.over(f"the replicators of {trial.source} are dead")
+    etcd, is_over = trial.sandbox.etcd(trial.source), asyncio.Event()
+
+    async def keep_restarting() -> None:
+        while not is_over.is_set():
+            await asyncio.to_thread(etcd.restart)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(is_over.wait(), timeout=0.5)
+
+    restarting = asyncio.create_task(keep_restarting())
+    try:
+        yield
+    finally:
+        is_over.set()
+        await restarting
+
+
+@contextlib.asynccontextmanager
+async def _tried(
+    sandbox: Sandbox, network: Network, how: How, say: Callable[[str], None]
+) -> AsyncIterator[Trial]:
+    """Put both sides under load, with whichever region is active as the one to be cut off."""
+    clusters = [ClusterName(name) for name in sandbox.spec.clusters]
+    async with contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(sandbox.api())
+        load = Load(
+            sandbox=sandbox,
+            api=api,
+            group=GroupName(GROUP),
+            prefix=f"/{GROUP}/{how.name.lower()}-{time.time_ns():x}/",
+            stores=await _opened(stack, {c: sandbox.store(c) for c in clusters}),
+            gates=[],
+        )
+        await load.ready(timeout_s=DEADLINE_S)
+        view = await api.get(f"/v1/groups/{GROUP}")
+        source = ClusterName(view["active"])
+        seen = await _opened(stack, {c: network.store(c) for c in clusters})
+        own = await _opened(stack, {source: sandbox.store(source)})
+        writers = [
+            *(await _writers(stack, load, OUTSIDE, seen)),
+            *(await _writers(stack, load, INSIDE, own)),
+        ]
+        load.writers = [asyncio.create_task(writer.run()) for writer in writers]
+        stack.push_async_callback(stop, load.writers)
+        yield Trial(
+            how=how,
+            load=load,
+            network=network,
+            source=source,
+            target=clusters[(clusters.index(source) + 1) % len(clusters)],
+            epoch=Epoch(view["epoch"]),
+            say=say,
+        )
+
+
+async def _opened(
+    stack: contextlib.AsyncExitStack, stores: dict[ClusterName, EtcdStore]
+) -> dict[ClusterName, EtcdStore]:
+    for store in stores.values():
+        stack.push_async_callback(store.close)
+    return stores
+
+
+async def _writers(
+    stack: contextlib.AsyncExitStack, load: Load, side: str, stores: Mapping[ClusterName, Store]
+) -> Iterable[GuardedWriter | CompareWriter]:
+    """Return two writers with the SDK and one with the compare alone, which see those stores."""
+    made: list[GuardedWriter | CompareWriter] = [
+        CompareWriter(
+            name=f"{BARE}{side}-0",
+            group=load.group,
+            stores=stores,
+            prefix=load.prefix,
+            history=load.history,
+        )
+    ]
+    for number in range(2):
+        gate = WriteGate(load.group, routing=tuple(stores.values()), members=stores)
+        await stack.enter_async_context(gate)
+        made.append(
+            GuardedWriter(
+                name=f"sdk-{side}-{number}",
+                gate=gate,
+                prefix=load.prefix,
+                history=load.history,
+                interval_s=INTERVAL_S,
+            )
+        )
+    return made
