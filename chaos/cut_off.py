@@ -186,6 +186,15 @@ class Trial:
             needed += [self.network.link(who, self.source) for who in (self.target, OUTSIDE)]
         return cut.verdict(needed=needed)
 
+    async def written_on(self) -> None:
+        """Wait until the region's own writers have been told yes after the cut."""
+
+        async def is_written() -> bool:
+            mine = self.acknowledged(self.source, inside=True, guarded=True)
+            return sum(w.call_ns > self.cut_ns for w in mine) >= LATE_WRITES
+
+        await self.until(is_written, f"{self.source} goes on")
+
     async def promote(self) -> dict[bytes, bytes]:
         """Promote the target as an operator does; return what it holds then."""
         command = ("clusters", "promote", self.target, "-g", GROUP, "--emergency", "--yes")
@@ -259,7 +268,8 @@ class Trial:
 
     def rates(self) -> list[Verdict]:
         """Judge whether there was traffic on both sides while the region was cut off."""
-        inside = [w for w in self.acknowledged(self.source, inside=True) if w.epoch == self.epoch]
+        inside = self.acknowledged(self.source, inside=True, guarded=True)
+        inside = [w for w in inside if w.epoch == self.epoch]
         outside = self.acknowledged(self.target, inside=False)
         last_ns = max(w.return_ns for w in inside)
         return [
@@ -293,6 +303,7 @@ async def isolate(
         await trial.have_traffic()
         cut = trial.cut()
         try:
+            await trial.written_on()
             async with _dying(trial):
                 at_promotion = await trial.promote()
                 await trial.served()

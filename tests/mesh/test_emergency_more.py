@@ -13,6 +13,7 @@ from coordinator.governance.audit import AuditEntry
 from meshkit.codec import decode, to_plain
 from meshkit.keys import CoordinationKeys as Keys
 from meshkit.keys import RegionalKeys
+from meshkit.model import Holder
 from meshkit.names import ClusterName
 from meshkit.regional import Fence, FenceMode
 from meshkit.store.txn import prefix_range
@@ -30,6 +31,7 @@ from tests.mesh.emergencies import (
     writing,
 )
 from tests.mesh.inmemory import MemoryMesh, running
+from tests.mesh.regions import until_following, until_permit
 from tests.mesh.test_whole_mesh import until_equal, until_in_step
 
 pytestmark = pytest.mark.slow
@@ -155,6 +157,25 @@ async def test_s22_a_region_that_heals_while_a_person_reads_stays_fenced() -> No
     assert holder is None
     assert permit is None
     assert record.phase is Phase.SUCCEEDED, record.problem
+
+
+async def test_a_region_that_comes_back_leaves_its_successors_proof_of_life_alone() -> None:
+    """It finds the order to seal itself, long overdue. The next emergency still has to wait."""
+    mesh = MemoryMesh()
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        mesh.sights["a-0"].partition()
+        first = await until(mesh, await begin(mesh, emergency("b", accept_loss=ANYTHING)))
+        await until_permit(mesh, "b", first.epoch_after)
+
+        mesh.sights["a-0"].heal()
+        await until_following(mesh, "a", first.epoch_after)
+        holder = await mesh.coordination.get(Keys.holder(GROUP))
+
+    assert first.phase is Phase.SUCCEEDED, first.problem
+    assert holder is not None
+    assert decode(Holder, holder.value).cluster == "b"
 
 
 async def test_s18_an_emergency_takes_the_place_of_a_failover_that_is_stuck() -> None:
