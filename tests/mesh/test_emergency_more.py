@@ -5,8 +5,8 @@ import asyncio
 import attrs
 import pytest
 
-from chaos.checkers import check_one_writer
-from chaos.history import History
+from chaos.checkers import check_handover, check_one_writer
+from chaos.history import History, Write
 from coordinator.failover.loss import FenceStatus, LossBound
 from coordinator.failover.record import FailoverKind, Phase
 from coordinator.governance.audit import AuditEntry
@@ -224,17 +224,23 @@ async def test_a_planned_failover_that_fails_goes_on_as_an_emergency_and_says_so
 async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() -> None:
     """S26, but for the seal, which nobody tells the region over the link.
 
-    Its writers go on until its permit runs out; all they were told is at the target.
+    Its writers go on until its permit runs out; all they were told is at the target. They see their
+    own region and nothing else, so that they and those outside may well overlap.
     """
     mesh = MemoryMesh(clusters=("a", "b"))
     history = History()
     async with running(mesh):
         await mesh.apply()
         await until_in_step(mesh)
-        async with mesh.gate() as gate, writing(gate, history):
-            await until_written(history, 30)
+        async with (
+            mesh.gate() as gate,
+            mesh.gate(inside="a") as own,
+            writing(gate, history, writers=2),
+            writing(own, history, writers=2, name="in-a-"),
+        ):
+            await until_written(history, 60)
             mesh.sights["a-0"].partition()
-            cut_off = len(acknowledged(history, at="a"))
+            cut_off = len(inside(history))
 
             record = await until(mesh, await begin(mesh, emergency("b", accept_loss=ANYTHING)))
 
@@ -242,6 +248,12 @@ async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() 
         content = await mesh.content("b")
 
     assert record.phase is Phase.SUCCEEDED, record.problem
-    assert len(acknowledged(history, at="a")) > cut_off
+    assert len(inside(history)) > cut_off
     assert [w for w in history.acknowledged() if w.key not in content] == []
     assert check_one_writer(history).is_valid
+    handover = check_handover(history, before=record.epoch_before, after=record.epoch_after)
+    assert handover.is_valid, handover.detail
+
+
+def inside(history: History) -> list[Write]:
+    return [w for w in acknowledged(history, at="a") if w.writer.startswith("in-a-")]
