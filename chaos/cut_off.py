@@ -38,9 +38,10 @@ from chaos.cycles.losses import (
     is_guarded,
 )
 from chaos.history import History, Write
-from chaos.links import COORDINATION, OUTSIDE, Cut, Network
+from chaos.links import COORDINATION, Cut, Network
 from chaos.planned import Load, stop
 from chaos.traffic import CompareWriter, GuardedWriter
+from cli.sandbox.plan import OUTSIDE
 from cli.sandbox.sandbox import Sandbox
 from fencing.write_gate import WriteGate
 from meshkit.codec import decode

@@ -7,6 +7,7 @@ outside of every region.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -18,7 +19,7 @@ from chaos.checkers import Judgement, Verdict
 from chaos.dialers import process_of
 from chaos.proxy import FaultProxy, Link
 from cli.sandbox import plan
-from cli.sandbox.process import MeshProcess
+from cli.sandbox.plan import ANYWHERE, OUTSIDE
 from cli.sandbox.sandbox import Sandbox
 from meshkit.config import EtcdConfig
 from meshkit.connect import connect_etcd
@@ -26,7 +27,6 @@ from meshkit.names import ClusterName
 from meshkit.store.etcd import EtcdStore
 
 COORDINATION = "coordination"
-OUTSIDE = "outside"
 
 
 @attrs.frozen(kw_only=True)
@@ -92,40 +92,44 @@ class Network:
 
     def proxies(self) -> list[FaultProxy]:
         """Return a proxy for each port that is reached from elsewhere."""
-        layout, ports = self.sandbox.layout, self.sandbox.ports
-        places = dict.fromkeys(
-            (f"{name}:client" for name in layout.coordination_names()), COORDINATION
-        )
-        for cluster in layout.spec.clusters:
-            places[f"{cluster}-etcd:client"] = cluster
-            for name in layout.replicator_names(cluster):
-                places[f"{name}:replication"] = cluster
-        return [
-            self._proxy(ports[plan.proxy_of(name)], ports[name], to=place)
-            for name, place in places.items()
+        layout = self.sandbox.layout
+        found = [
+            self._proxy(f"{name}:client", COORDINATION, seen_from=place)
+            for name in layout.coordination_names()
+            for place in (*layout.spec.clusters, OUTSIDE)
         ]
+        for cluster in layout.spec.clusters:
+            found.append(self._proxy(f"{cluster}-etcd:client", cluster, seen_from=OUTSIDE))
+            names = layout.replicator_names(cluster)
+            found += [self._proxy(f"{name}:replication", cluster) for name in names]
+        return found
 
-    def _proxy(self, port: int, target: int, *, to: str) -> FaultProxy:
-        def link_of(dialler: int) -> Link:
+    def _proxy(self, port_name: str, to: str, *, seen_from: str = ANYWHERE) -> FaultProxy:
+        ports = self.sandbox.ports
+        port = ports[plan.proxy_of(port_name, seen_from=seen_from)]
+
+        def dialled_by(dialler: int) -> Link:
             places = self._places()
             pid = process_of(dialler, dialled=port, among=places)
             if pid is None:
                 raise LookupError(f"nobody known has dialled {to} from port {dialler}")
             return self.link(places[pid], to)
 
-        return FaultProxy(port=port, target=target, link_of=link_of)
+        async def link_of(dialler: int) -> Link:
+            if seen_from == ANYWHERE:
+                return await asyncio.to_thread(dialled_by, dialler)
+            return self.link(seen_from, to)
+
+        return FaultProxy(port=port, target=ports[port_name], link_of=link_of)
 
     def _places(self) -> dict[int, str]:
-        """Return where each process is; of coordinators, one lives in each region."""
-        sandbox = self.sandbox
-        clusters = sandbox.spec.clusters
-        lives: list[tuple[MeshProcess, str]] = [
-            *((r, cluster) for cluster in clusters for r in sandbox.replicators[cluster]),
-            *zip(sandbox.coordinators, clusters, strict=False),
-        ]
+        """Return where each process is."""
+        sandbox, home_of = self.sandbox, self.sandbox.layout.home_of_coordinator
+        lives = [(process, home_of(process.name)) for process in sandbox.coordinators]
+        for cluster, replicators in sandbox.replicators.items():
+            lives += [(process, str(cluster)) for process in replicators]
         places = {pid: place for process, place in lives if (pid := process.pid) is not None}
-        others = {c.pid: OUTSIDE for c in sandbox.coordinators[len(clusters) :] if c.pid}
-        return {os.getpid(): OUTSIDE, **others, **places}
+        return {os.getpid(): OUTSIDE, **places}
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ heals it arrives late, as it would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Self
 
@@ -76,7 +76,7 @@ class FaultProxy:
 
     port: int
     target: int
-    link_of: Callable[[int], Link]
+    link_of: Callable[[int], Awaitable[Link]]
     _server: asyncio.Server | None = attrs.field(default=None, init=False)
     _carriers: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
 
@@ -101,19 +101,27 @@ class FaultProxy:
         await asyncio.gather(*self._carriers, return_exceptions=True)
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Begin to carry a connection. Who dialled is asked at once, while that can be known."""
-        try:
-            link = self.link_of(int(writer.get_extra_info("peername")[1]))
-        except LookupError:
-            writer.transport.abort()
-            return
         if len(self._carriers) >= _CONNECTIONS_MAX:
             writer.transport.abort()
             return
-        carrier = asyncio.get_running_loop().create_task(self._carry(link, reader, writer))
-        for carriers in (self._carriers, link.carrying):
-            carriers.add(carrier)
-            carrier.add_done_callback(carriers.discard)
+        carrier = asyncio.get_running_loop().create_task(self._admit(reader, writer))
+        self._carriers.add(carrier)
+        carrier.add_done_callback(self._carriers.discard)
+
+    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry a connection over its link, once it is known which that is."""
+        carrier = asyncio.current_task()
+        assert carrier is not None, "it runs as a task"
+        try:
+            link = await self.link_of(int(writer.get_extra_info("peername")[1]))
+        except LookupError:
+            writer.transport.abort()
+            return
+        link.carrying.add(carrier)
+        try:
+            await self._carry(link, reader, writer)
+        finally:
+            link.carrying.discard(carrier)
 
     async def _carry(
         self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

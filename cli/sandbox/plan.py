@@ -22,8 +22,9 @@ CONTEXT_FILE = "config.yaml"
 CONTEXT = "sandbox"
 OPERATOR = ("operator", "sandbox")
 APPLICATION = ("application", "sandbox")
-PROXIED = (":client", ":replication")
-"""What may be reached through a proxy: every etcd, and every replicator."""
+OUTSIDE = "outside"
+"""Where everybody is who lives in no region."""
+ANYWHERE = "anywhere"
 
 
 @attrs.frozen(kw_only=True)
@@ -132,14 +133,32 @@ class Layout:
             for name in self.replicator_names(cluster):
                 found += [f"{name}:replication", f"{name}:metrics"]
         found += [f"{name}:api" for name in self.coordinator_names()]
-        if self.spec.is_behind_proxies:
-            found += [proxy_of(name) for name in found if name.endswith(PROXIED)]
+        return [*found, *(self.proxy_names() if self.spec.is_behind_proxies else ())]
+
+    def proxy_names(self) -> list[str]:
+        """Return a name for each port at which a proxy stands in front of another.
+
+        The coordination etcd has one for each place, which so is known by where it dials. Where a
+        replicator is reached is told to all alike.
+        """
+        places = (*self.spec.clusters, OUTSIDE)
+        names = [f"{name}:client" for name in self.coordination_names()]
+        found = [proxy_of(name, seen_from=place) for name in names for place in places]
+        for cluster in self.spec.clusters:
+            found.append(proxy_of(f"{cluster}-etcd:client", seen_from=OUTSIDE))
+            replicators = self.replicator_names(cluster)
+            found += [proxy_of(f"{name}:replication") for name in replicators]
         return found
 
+    def home_of_coordinator(self, name: str) -> str:
+        """Return where a coordinator lives: one in each region, if there are so many."""
+        number = self.coordinator_names().index(name)
+        return self.spec.clusters[number] if number < len(self.spec.clusters) else OUTSIDE
 
-def proxy_of(port_name: str) -> str:
+
+def proxy_of(port_name: str, *, seen_from: str = ANYWHERE) -> str:
     """Return the name of the port at which a proxy stands in front of another."""
-    return f"{port_name}:proxy"
+    return f"{port_name}:from-{seen_from}"
 
 
 def chosen_ports(layout: Layout, before: Mapping[str, int]) -> dict[str, int]:
@@ -201,17 +220,17 @@ def regional_endpoint(ports: Mapping[str, int], cluster: str) -> str:
 
 def endpoint_from_elsewhere(ports: Mapping[str, int], cluster: str) -> str:
     """Return where those in other regions are told that a cluster's etcd is."""
-    return f"https://{_from_elsewhere(ports, f'{cluster}-etcd:client')}"
+    return f"https://{_seen(ports, f'{cluster}-etcd:client', OUTSIDE)}"
 
 
-def _from_elsewhere(ports: Mapping[str, int], port_name: str) -> str:
-    """Return where others are told that something is: through its proxy, if there is one."""
-    return f"127.0.0.1:{ports.get(proxy_of(port_name), ports[port_name])}"
+def _seen(ports: Mapping[str, int], port_name: str, place: str = ANYWHERE) -> str:
+    """Return where something is for those at a place: through its proxy, if there is one."""
+    return f"127.0.0.1:{ports.get(proxy_of(port_name, seen_from=place), ports[port_name])}"
 
 
-def _coordination_seen(layout: Layout, ports: Mapping[str, int]) -> list[str]:
+def _coordination_seen(layout: Layout, ports: Mapping[str, int], place: str) -> list[str]:
     names = layout.coordination_names()
-    return [f"https://{_from_elsewhere(ports, f'{name}:client')}" for name in names]
+    return [f"https://{_seen(ports, f'{name}:client', place)}" for name in names]
 
 
 def write_configs(layout: Layout, ports: Mapping[str, int]) -> None:
@@ -238,8 +257,7 @@ def cluster_bodies(layout: Layout, ports: Mapping[str, int]) -> list[dict[str, A
             "priority": 10 * (index + 1),
             "etcd_endpoints": [endpoint_from_elsewhere(ports, cluster)],
             "replication_endpoints": [
-                _from_elsewhere(ports, f"{name}:replication")
-                for name in layout.replicator_names(cluster)
+                _seen(ports, f"{name}:replication") for name in layout.replicator_names(cluster)
             ],
         }
         for index, cluster in enumerate(layout.spec.clusters)
@@ -297,7 +315,10 @@ def _replicator_config(
         "name": name,
         "listen": f"127.0.0.1:{ports[f'{name}:replication']}",
         "regional_etcd": {"endpoints": [regional_endpoint(ports, cluster)], **identity},
-        "coordination_etcd": {"endpoints": _coordination_seen(layout, ports), **identity},
+        "coordination_etcd": {
+            "endpoints": _coordination_seen(layout, ports, cluster),
+            **identity,
+        },
         "identity": {**identity, "trust_domain": TRUST_DOMAIN},
         "timing": {"profile": layout.spec.timing},
         "metrics": f"127.0.0.1:{ports[f'{name}:metrics']}",
@@ -309,7 +330,10 @@ def _coordinator_config(layout: Layout, ports: Mapping[str, int], name: str) -> 
     return {
         "name": name,
         "listen": f"127.0.0.1:{ports[f'{name}:api']}",
-        "coordination_etcd": {"endpoints": _coordination_seen(layout, ports), **identity},
+        "coordination_etcd": {
+            "endpoints": _coordination_seen(layout, ports, layout.home_of_coordinator(name)),
+            **identity,
+        },
         "identity": {**identity, "trust_domain": TRUST_DOMAIN},
         "timing": {"profile": layout.spec.timing},
     }

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from chaos.checkers import Judgement
-from chaos.links import COORDINATION, OUTSIDE, Network
+from chaos.links import COORDINATION, Network
+from cli.sandbox.plan import OUTSIDE
 from cli.sandbox.sandbox import Sandbox
 from meshkit.names import ClusterName
 

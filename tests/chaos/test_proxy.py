@@ -63,7 +63,11 @@ class Client:
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     link = Link(name="outside to a")
-    proxy = FaultProxy(port=0, target=0, link_of=lambda _port: link)
+
+    async def always(_port: int) -> Link:
+        return link
+
+    proxy = FaultProxy(port=0, target=0, link_of=always)
     made = Rig(link, proxy)
     server = await asyncio.start_server(made.echo, "127.0.0.1", 0)
     proxy.target = server.sockets[0].getsockname()[1]
@@ -212,7 +216,7 @@ async def test_large_things_pass_whole(rig: Rig) -> None:
 async def test_who_cannot_be_told_apart_is_not_let_through(rig: Rig) -> None:
     """A connection of which nobody knows whose it is would go round the fault."""
 
-    def unknown(port: int) -> Link:
+    async def unknown(port: int) -> Link:
         raise LookupError(port)
 
     rig.proxy.link_of = unknown
@@ -226,7 +230,7 @@ async def test_the_process_that_dialled_is_found(rig: Rig) -> None:
     """Otherwise a region's links could not be told from those of its neighbour."""
     dialled: list[int] = []
 
-    def noted(port: int) -> Link:
+    async def noted(port: int) -> Link:
         dialled.append(port)
         return rig.link
 

@@ -69,9 +69,9 @@ class TestPlan:
         coordinator = load_coordinator_config(made.layout.coordinators_dir / "coordinator-1.yaml")
         told = plan.cluster_bodies(made.layout, made.ports)[1]["replication_endpoints"]
 
-        proxied = made.ports[plan.proxy_of("coordination-1:client")]
-        assert replicator.coordination_etcd.endpoints == (f"https://127.0.0.1:{proxied}",)
-        assert coordinator.coordination_etcd.endpoints == (f"https://127.0.0.1:{proxied}",)
+        for config, place in ((replicator, "eu-west"), (coordinator, "us-east")):
+            proxied = made.ports[plan.proxy_of("coordination-1:client", seen_from=place)]
+            assert config.coordination_etcd.endpoints == (f"https://127.0.0.1:{proxied}",)
         assert replicator.regional_etcd.endpoints == made.etcd_config("eu-west").endpoints
         front = made.ports[plan.proxy_of("eu-west-replicator-2:replication")]
         assert told[1] == f"127.0.0.1:{front}"

@@ -23,6 +23,8 @@ DEPOSED = Left(writes=1, cuts=0, timeouts=0, resumes=0, stalls=1)
 SUPERSEDES = Left(writes=0, cuts=1, timeouts=0, resumes=0, emergencies=1)
 NOT_WAITING = Left(writes=1, cuts=1, timeouts=0, resumes=0, no_wait=True)
 BOUNDED = Left(writes=1, cuts=0, timeouts=0, resumes=0, bounds=1)
+DIES = Left(writes=1, cuts=0, timeouts=0, resumes=0, deaths=1)
+"""Either cluster, the target too: everything there but its etcd, at any moment, until it returns."""
 
 WORLDS = {
     "a-region-returns-at-any-moment": RETURNS,
@@ -32,6 +34,7 @@ WORLDS = {
     "the-fence-is-not-waited-for": NOT_WAITING,
     "less-than-everything-is-accepted": BOUNDED,
     "in-place-of-a-planned-failover": SUPERSEDES,
+    "a-region-dies-at-any-moment": DIES,
 }
 STATES_MIN = 500
 """A world that shrinks below this has stopped exploring what it is there for."""
@@ -54,7 +57,7 @@ def test_every_schedule_tells_the_truth_about_loss_and_can_end(left: Left) -> No
     """Promises 1, 3, 5, 6 and 7: one writer, no loss but what was accepted, never stuck."""
     phases, states = explore(left)
 
-    print(f"{states} states")
+    print(f"{states} states; {sorted(phase.value for phase in phases)}")
     assert Phase.SUCCEEDED in phases
     assert states > STATES_MIN
 
@@ -70,6 +73,10 @@ def the_fence_is_not_waited_for(_patch: Patch, rules: Rules) -> Rules:
 
 def a_holder_is_made_under_the_seal(_patch: Patch, rules: Rules) -> Rules:
     return attrs.evolve(rules, holder_compares_seal=False)
+
+
+def a_late_answer_ends_the_proof_of_life_of_another(_patch: Patch, rules: Rules) -> Rules:
+    return attrs.evolve(rules, answers_end_own_holder=False)
 
 
 def a_permit_outlives_its_holder(_patch: Patch, rules: Rules) -> Rules:
@@ -144,6 +151,11 @@ BUGS: list[tuple[Bug, Left, str]] = [
     (the_fence_is_not_waited_for, RETURNS, BEHIND_FENCE),
     (a_holder_is_made_under_the_seal, RETURNS, BEHIND_FENCE),
     (a_permit_outlives_its_holder, RETURNS, BEHIND_FENCE),
+    (
+        a_late_answer_ends_the_proof_of_life_of_another,
+        RETURNS,
+        "whoever serves has no proof of life",
+    ),
     (a_permit_hangs_on_a_lease_that_is_gone, STOPPED, BEHIND_FENCE),
     (appliers_do_not_see_the_freeze, NOT_WAITING, "the copy moved after it was frozen"),
     (saves_are_not_compared, DEPOSED, ""),
