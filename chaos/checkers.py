@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from chaos.history import History, Outcome, Write
+from chaos.history import Gap, History, Outcome, Write
 from meshkit.names import ClusterName
 from meshkit.ordinals import Epoch, Revision
 
@@ -153,16 +153,26 @@ def check_handover(history: History, *, before: Epoch, after: Epoch) -> Verdict:
 
 
 def check_rate(
-    what: str, writes: Sequence[Write], *, from_ns: int, to_ns: int, per_s_min: float
+    what: str,
+    writes: Sequence[Write],
+    *,
+    from_ns: int,
+    to_ns: int,
+    per_s_min: float,
+    besides: Sequence[Gap] = (),
 ) -> Verdict:
-    """Demand that acknowledgements came at some rate in a time, or there is no evidence of it."""
+    """Demand that acknowledgements came at some rate in a time, or there is no evidence of it.
+
+    The gaps `besides` are no part of that time.
+    """
     count = sum(w.outcome is Outcome.OK and from_ns <= w.return_ns <= to_ns for w in writes)
-    seconds = (to_ns - from_ns) / 1e9
+    seconds = (to_ns - from_ns) / 1e9 - sum(gap.ms for gap in besides) / 1e3
     enough = seconds > 0 and count >= per_s_min * seconds
     return Verdict(
         check=f"rate of {what}",
         judgement=Judgement.VALID if enough else Judgement.UNKNOWN,
-        detail=f"{count} in {seconds:.1f} s (at least {per_s_min:g}/s)",
+        detail=f"{count} in {seconds:.1f} s: {count / seconds if seconds > 0 else 0:.0f}/s"
+        f" (at least {per_s_min:g}/s)",
     )
 
 

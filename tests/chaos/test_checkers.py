@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from chaos.checkers import Judgement, check_handover, check_one_writer, check_rate
-from chaos.history import History, Outcome, Write
+from chaos.history import Gap, History, Outcome, Write
 from meshkit.names import ClusterName
 from meshkit.ordinals import Epoch
 
@@ -71,3 +71,13 @@ def test_too_few_writes_for_the_time_are_no_evidence(until: int, judgement: Judg
     found = check_rate("a", writes, from_ns=0, to_ns=until * MS, per_s_min=5)
 
     assert found.judgement is judgement
+
+
+def test_a_pause_is_no_part_of_the_time() -> None:
+    """Else a failover would make every rate too low."""
+    writes = [write(ONE, called=1, returned=at) for at in (*range(0, 500, 100), 2_000)]
+    pause = Gap(from_ns=400 * MS, to_ns=2_000 * MS)
+
+    found = check_rate("a", writes, from_ns=0, to_ns=2_000 * MS, per_s_min=5, besides=[pause])
+
+    assert found.judgement is Judgement.VALID
