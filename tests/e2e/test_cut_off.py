@@ -11,7 +11,8 @@ import attrs
 import pytest
 import pytest_asyncio
 
-from chaos.cut_off import How, Isolation, isolate
+from chaos.cut_off.run import Isolation, isolate
+from chaos.cut_off.trial import How
 from chaos.links import Network, networked
 from cli.sandbox.sandbox import Sandbox
 from tests.e2e.conftest import CLUSTERS

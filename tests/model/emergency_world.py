@@ -293,11 +293,9 @@ class Emergencies:
                 away = world.using(cuts=world.left.cuts - 1).with_site(cluster, is_away=True)
                 yield Move(f"{cluster} is cut off", away)
             if not site.is_away and world.left.deaths:
-                dead = world.using(deaths=world.left.deaths - 1)
-                dead = dead.with_site(cluster, is_away=True, is_dead=True)
-                yield Move(f"{cluster} dies", dead)
-            source = world.kept.record.source
-            at = world.kept.record.epoch_before - 1
+                spent = world.using(deaths=world.left.deaths - 1)
+                yield Move(f"{cluster} dies", spent.with_site(cluster, is_away=True, is_dead=True))
+            source, at = world.kept.record.source, world.kept.record.epoch_before - 1
             if cluster == source and not site.is_away and world.reported != site.has[at]:
                 yield Move(f"{cluster} reports", world._replace(reported=site.has[at]))
 
@@ -370,12 +368,11 @@ class Emergencies:
             mine, theirs = world.site(cluster), world.site(other(cluster))
             if mine.is_dead or theirs.is_dead:
                 continue
-            region = mine.region
-            may_apply = region.mode == "superseded" or (
-                region.mode == "held" and not self.rules.applies_compare_fences
+            may_apply = (
+                {"superseded"} if self.rules.applies_compare_fences else {"superseded", "held"}
             )
-            at = region.epoch - 1
-            if may_apply and mine.has[at] < theirs.has[at]:
+            at = mine.region.epoch - 1
+            if mine.region.mode in may_apply and mine.has[at] < theirs.has[at]:
                 applied = world.with_site(cluster, has=more(mine.has, at))
                 yield Move(f"{cluster} applies a write", applied, is_fair=True)
             yield from self._follows(world, cluster)
@@ -477,8 +474,8 @@ class Emergencies:
         if kind == "acted" and after.permit:
             holder = who
         elif step in (CommandStep.DRAIN, CommandStep.SEAL):
-            is_own = holder == who or not self.rules.answers_end_own_holder
-            holder = None if is_own else holder
+            ends = holder == who or not self.rules.answers_end_own_holder
+            holder = None if ends else holder
         obeyed = obeyed._replace(coordination=obeyed.coordination._replace(holder=holder))
         reply = fact(ask, command, after)
         again = " again" if kind == "repeated" else ""

@@ -1,9 +1,7 @@
-"""A region is cut off under load and lives on: another is promoted, the link heals, it rejoins.
+"""What happens to a region that is cut off: another is promoted, the links heal, it rejoins.
 
-Both sides have writers of their own. Those of the region see its own etcd and nothing else, as
-applications there would; those outside reach it through the same network as everybody. All of them
-keep their history on one machine's monotonic clock, so that both sides can be held against each
-other.
+Both sides have writers of their own (`sides.py`). Nothing in here decides whether what came of it
+was right: that is `run.py`.
 """
 
 from __future__ import annotations
@@ -12,46 +10,30 @@ import asyncio
 import contextlib
 import enum
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
 
 from chaos.checkers import (
     Verdict,
-    check_epochs_rise,
-    check_handover,
-    check_identical,
-    check_inside_segments,
-    check_no_ghosts,
-    check_one_writer,
     check_rate,
 )
-from chaos.cycles.answers import Inquiry
 from chaos.cycles.command import mesh
 from chaos.cycles.losses import (
-    BARE,
-    Account,
-    check_answers,
-    check_kept_or_lost,
-    check_statement,
     is_guarded,
 )
-from chaos.history import History, Write
+from chaos.history import Write
 from chaos.links import COORDINATION, Cut, Network
-from chaos.planned import Load, stop
-from chaos.traffic import CompareWriter, GuardedWriter
+from chaos.planned import Load
 from cli.sandbox.plan import OUTSIDE
 from cli.sandbox.sandbox import Sandbox
-from fencing.write_gate import WriteGate
 from meshkit.codec import decode
 from meshkit.errors import MeshError
 from meshkit.keys import RegionalKeys
-from meshkit.names import ClusterName, GroupName
+from meshkit.names import ClusterName
 from meshkit.ordinals import Epoch
 from meshkit.regional import Fence
-from meshkit.store.etcd import EtcdStore
-from meshkit.store.port import Store
 from meshkit.store.txn import prefix_range
 
 Json = dict[str, Any]
@@ -80,47 +62,6 @@ class How(enum.Enum):
     HALF_DEAD = "from everything; its replicators die and its etcd starts again and again"
     """So that each lease there lives its full time once more, and with it the old permit."""
     UNCOORDINATED = "from the coordination etcd alone"
-
-
-@attrs.frozen(kw_only=True)
-class Isolation:
-    """What came of one region that was cut off."""
-
-    verdicts: tuple[Verdict, ...]
-    failover: Json
-    history: History
-    source: ClusterName
-    epoch: Epoch
-    """The one that ended."""
-    cut_ns: int
-    kept: frozenset[bytes]
-    """The keys in the region's quarantine."""
-
-    @property
-    def offences(self) -> list[Verdict]:
-        """What was not as it has to be."""
-        return [verdict for verdict in self.verdicts if not verdict.is_valid]
-
-    def of_region(self, *, is_guarded_one: bool) -> list[Write]:
-        """Return what the region acknowledged in the epoch that ended, after the cut."""
-        return [
-            w
-            for w in self.history.acknowledged()
-            if (w.cluster, w.epoch) == (self.source, self.epoch)
-            and w.return_ns > self.cut_ns
-            and is_guarded(w) == is_guarded_one
-        ]
-
-    def handover(self, *, is_guarded_one: bool) -> Verdict:
-        """Judge whether the region's last such write came before the first of the next epoch."""
-        writes = [
-            w
-            for w in self.history.writes
-            if is_guarded(w) == (is_guarded_one or w.epoch != self.epoch)
-        ]
-        return check_handover(
-            History(writes=writes), before=self.epoch, after=Epoch(self.epoch + 1)
-        )
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -294,168 +235,3 @@ class Trial:
 def is_inside(write: Write) -> bool:
     """Return whether a write is of a writer that lives in the region."""
     return f"-{INSIDE}-" in write.writer
-
-
-async def isolate(
-    sandbox: Sandbox, network: Network, how: How, *, say: Callable[[str], None]
-) -> Isolation:
-    """Cut the active region off, promote another, heal and judge."""
-    async with _tried(sandbox, network, how, say) as trial:
-        await trial.have_traffic()
-        cut = trial.cut()
-        try:
-            await trial.written_on()
-            async with _dying(trial):
-                at_promotion = await trial.promote()
-                await trial.served()
-            took_effect = trial.judged(cut)
-        finally:
-            await trial.come_back(cut)
-        await trial.load.stop_writers()
-        return await _judged(trial, at_promotion, took_effect)
-
-
-async def _judged(trial: Trial, promoted: Mapping[bytes, bytes], cut: Verdict) -> Isolation:
-    load = trial.load
-    loss = trial.failover["emergency"]["loss"]
-    account = Account(
-        source=trial.source,
-        epoch=trial.epoch,
-        certain=loss["target"]["certain"],
-        writes=tuple(load.history.writes),
-        is_unheard=lambda _key: False,
-    )
-    kept: frozenset[bytes] = frozenset()
-    verdicts = [cut, *trial.rates()]
-    if trial.rejoin is not None:
-        inquiry = Inquiry(
-            load=load,
-            cluster=trial.source,
-            epoch=trial.epoch,
-            rejoin=trial.rejoin,
-            audit=(),
-            is_whole=False,
-        )
-        answers = await inquiry.answers()
-        kept = next(a.keys for a in answers if a.keys is not None)
-        verdicts.append(check_answers(account, answers))
-    states, spans = await load.states(), await load.spans()
-    guarded = History(writes=[w for w in load.history.writes if is_guarded(w)])
-    verdicts += [
-        check_statement(account, loss, promoted),
-        check_kept_or_lost(account, states, made_again=frozenset()),
-        check_no_ghosts(load.history, states),
-        check_identical(states),
-        check_one_writer(guarded),
-        check_inside_segments(load.history, spans),
-        check_epochs_rise(spans),
-    ]
-    found = Isolation(
-        verdicts=(),
-        failover=trial.failover,
-        history=load.history,
-        source=trial.source,
-        epoch=trial.epoch,
-        cut_ns=trial.cut_ns,
-        kept=kept,
-    )
-    return attrs.evolve(found, verdicts=(*verdicts, found.handover(is_guarded_one=True)))
-
-
-@contextlib.asynccontextmanager
-async def _dying(trial: Trial) -> AsyncIterator[None]:
-    """Kill the replicators of a half dead region, and start its etcd again and again."""
-    if trial.how is not How.HALF_DEAD:
-        yield
-        return
-    for process in trial.sandbox.replicators[trial.source]:
-        await asyncio.to_thread(process.kill)
-    trial.over(f"the replicators of {trial.source} are dead")
-    etcd, is_over = trial.sandbox.etcd(trial.source), asyncio.Event()
-
-    async def keep_restarting() -> None:
-        while not is_over.is_set():
-            await asyncio.to_thread(etcd.restart)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(is_over.wait(), timeout=0.5)
-
-    restarting = asyncio.create_task(keep_restarting())
-    try:
-        yield
-    finally:
-        is_over.set()
-        await restarting
-
-
-@contextlib.asynccontextmanager
-async def _tried(
-    sandbox: Sandbox, network: Network, how: How, say: Callable[[str], None]
-) -> AsyncIterator[Trial]:
-    """Put both sides under load, with whichever region is active as the one to be cut off."""
-    clusters = [ClusterName(name) for name in sandbox.spec.clusters]
-    async with contextlib.AsyncExitStack() as stack:
-        api = await stack.enter_async_context(sandbox.api())
-        load = Load(
-            sandbox=sandbox,
-            api=api,
-            group=GroupName(GROUP),
-            prefix=f"/{GROUP}/{how.name.lower()}-{time.time_ns():x}/",
-            stores=await _opened(stack, {c: sandbox.store(c) for c in clusters}),
-            gates=[],
-        )
-        await load.ready(timeout_s=DEADLINE_S)
-        view = await api.get(f"/v1/groups/{GROUP}")
-        source = ClusterName(view["active"])
-        seen = await _opened(stack, {c: network.store(c) for c in clusters})
-        own = await _opened(stack, {source: sandbox.store(source)})
-        writers = [
-            *(await _writers(stack, load, OUTSIDE, seen)),
-            *(await _writers(stack, load, INSIDE, own)),
-        ]
-        load.writers = [asyncio.create_task(writer.run()) for writer in writers]
-        stack.push_async_callback(stop, load.writers)
-        yield Trial(
-            how=how,
-            load=load,
-            network=network,
-            source=source,
-            target=clusters[(clusters.index(source) + 1) % len(clusters)],
-            epoch=Epoch(view["epoch"]),
-            say=say,
-        )
-
-
-async def _opened(
-    stack: contextlib.AsyncExitStack, stores: dict[ClusterName, EtcdStore]
-) -> dict[ClusterName, EtcdStore]:
-    for store in stores.values():
-        stack.push_async_callback(store.close)
-    return stores
-
-
-async def _writers(
-    stack: contextlib.AsyncExitStack, load: Load, side: str, stores: Mapping[ClusterName, Store]
-) -> Iterable[GuardedWriter | CompareWriter]:
-    """Return two writers with the SDK and one with the compare alone, which see those stores."""
-    made: list[GuardedWriter | CompareWriter] = [
-        CompareWriter(
-            name=f"{BARE}{side}-0",
-            group=load.group,
-            stores=stores,
-            prefix=load.prefix,
-            history=load.history,
-        )
-    ]
-    for number in range(2):
-        gate = WriteGate(load.group, routing=tuple(stores.values()), members=stores)
-        await stack.enter_async_context(gate)
-        made.append(
-            GuardedWriter(
-                name=f"sdk-{side}-{number}",
-                gate=gate,
-                prefix=load.prefix,
-                history=load.history,
-                interval_s=INTERVAL_S,
-            )
-        )
-    return made
