@@ -79,6 +79,7 @@ docs: venv ## Generate docs/keyspace.md, docs/cli.md and whatever else code can 
 	$(BIN)/python -m scripts.generate_docs
 	$(BIN)/python -m coordinator.failover.diagram planned/1 > docs/machines/planned.md
 	$(BIN)/python -m coordinator.failover.diagram emergency/1 > docs/machines/emergency.md
+	$(BIN)/python -m coordinator.rejoin.diagram > docs/machines/rejoin.md
 
 figures: venv ## Draw docs/figures/*.svg and write docs/benchmarks.md from what `make bench` last wrote.
 	$(BIN)/python -m bench.page

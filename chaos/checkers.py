@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from chaos.history import History, Outcome, Write
+from chaos.history import Gap, History, Outcome, Write
 from meshkit.names import ClusterName
 from meshkit.ordinals import Epoch, Revision
 
@@ -125,6 +125,55 @@ def check_one_writer(history: History) -> Verdict:
                     f" {first.key.decode()} of epoch {later} had returned"
                 )
     return _verdict("one writer", overlaps)
+
+
+def check_handover(history: History, *, before: Epoch, after: Epoch) -> Verdict:
+    """Demand that the last acknowledgement of one epoch came before the first of the next.
+
+    That is more than `check_one_writer` asks: not even a write that was called in time may be
+    acknowledged late. Times are of one machine's monotonic clock.
+    """
+    acknowledged = history.acknowledged()
+    old = [write for write in acknowledged if write.epoch == before]
+    new = [write for write in acknowledged if write.epoch == after]
+    if not old or not new:
+        return Verdict(
+            check="handover",
+            judgement=Judgement.UNKNOWN,
+            detail=f"{len(old)} writes of epoch {before}, {len(new)} of epoch {after}",
+        )
+    last = max(old, key=lambda write: write.return_ns)
+    first = min(new, key=lambda write: write.return_ns)
+    ms = (first.return_ns - last.return_ns) / 1e6
+    return Verdict(
+        check="handover",
+        judgement=Judgement.VALID if ms > 0 else Judgement.INVALID,
+        detail=f"epoch {before} ended {ms:.0f} ms before epoch {after} began",
+    )
+
+
+def check_rate(
+    what: str,
+    writes: Sequence[Write],
+    *,
+    from_ns: int,
+    to_ns: int,
+    per_s_min: float,
+    besides: Sequence[Gap] = (),
+) -> Verdict:
+    """Demand that acknowledgements came at some rate in a time, or there is no evidence of it.
+
+    The gaps `besides` are no part of that time.
+    """
+    count = sum(w.outcome is Outcome.OK and from_ns <= w.return_ns <= to_ns for w in writes)
+    seconds = (to_ns - from_ns) / 1e9 - sum(gap.ms for gap in besides) / 1e3
+    enough = seconds > 0 and count >= per_s_min * seconds
+    return Verdict(
+        check=f"rate of {what}",
+        judgement=Judgement.VALID if enough else Judgement.UNKNOWN,
+        detail=f"{count} in {seconds:.1f} s: {count / seconds if seconds > 0 else 0:.0f}/s"
+        f" (at least {per_s_min:g}/s)",
+    )
 
 
 def check_inside_segments(history: History, spans: Sequence[SegmentSpan]) -> Verdict:

@@ -143,7 +143,7 @@ class Agent:
                 answer = await self._perform(command, token)
                 reach(f"agent.{command.step.value}.acted")
                 if answer is not None:
-                    await self._answering.put(answer)
+                    await self._answering.put(answer, epoch=command.epoch)
                 reach(f"agent.{command.step.value}.answered")
                 self._answered[command.group] = token
             except OutcomeUnknown as error:

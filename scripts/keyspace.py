@@ -53,6 +53,10 @@ RECORD_AT: Mapping[str, Mapping[str, str]] = {
         "stream_pause": "replication-pause",
         "pact": "pact",
         "incarnation": "coordination-incarnation",
+        "suspension": "suspension",
+        "adoption": "adoption",
+        "adopted": "coordination-adoption",
+        "automatic": "automatic",
     },
     "RegionalKeys": {
         "permit": "permit",
@@ -75,6 +79,20 @@ RECORD_AT: Mapping[str, Mapping[str, str]] = {
         "pact": "pact",
         "promise": "promise",
         "promises_refused": "promises-refused",
+        "parts": "parts-checkpoint",
+        "parked": "parked-write",
+        "witness": "witness",
+        "coordination_seen": "observation",
+        "suspended": "suspension",
+    },
+}
+
+# What lies at the keys that hold no record.
+PLAIN_AT: Mapping[str, Mapping[str, str]] = {
+    "CoordinationKeys": {"coordinator_leader": "the name of a coordinator"},
+    "RegionalKeys": {
+        "replicator_leader": "the name of a replicator",
+        "quarantine_chunk": "bytes",
     },
 }
 
@@ -127,7 +145,30 @@ def text() -> str:
 # --- keys ---------------------------------------------------------------------------------------
 
 
+def forgotten() -> list[str]:
+    """Return the keys in use of which nobody says what lies there."""
+    return [
+        f"{keyspace.__name__}.{name}"
+        for keyspace in (CoordinationKeys, RegionalKeys)
+        for _, name, _ in _keys(keyspace)
+        if _is_used(keyspace, name) and not _holds(keyspace, name)
+    ]
+
+
 def _rows(keyspace: type) -> Iterator[tuple[str, str, str]]:
+    for key, name, doc in sorted(_keys(keyspace)):
+        reserved = "" if _is_used(keyspace, name) else " *Reserved.*"
+        yield f"`{key}`", _holds(keyspace, name), _one_line(doc) + reserved
+
+
+def _holds(keyspace: type, name: str) -> str:
+    """Return what lies at a key; nothing if nobody says."""
+    schema = RECORD_AT[keyspace.__name__].get(name, "")
+    return f"[`{schema}`](#{schema})" if schema else PLAIN_AT[keyspace.__name__].get(name, "")
+
+
+def _keys(keyspace: type) -> list[tuple[str, str, str]]:
+    """Return every key that is not a prefix, as it is shown, with its name and its docstring."""
     said = _field_docs(keyspace)
     rows = []
     for name, member in vars(keyspace).items():
@@ -137,11 +178,7 @@ def _rows(keyspace: type) -> Iterator[tuple[str, str, str]]:
             key = _shown_key(member.__func__)
             if not key.endswith("/"):
                 rows.append((key, name, inspect.getdoc(member.__func__) or ""))
-    for key, name, doc in sorted(rows):
-        schema = RECORD_AT[keyspace.__name__].get(name, "")
-        record = f"[`{schema}`](#{schema})" if schema else ""
-        reserved = "" if _is_used(keyspace, name) else " *Reserved.*"
-        yield f"`{key}`", record, _one_line(doc) + reserved
+    return rows
 
 
 def _shown_key(builder: Any) -> str:

@@ -22,6 +22,9 @@ CONTEXT_FILE = "config.yaml"
 CONTEXT = "sandbox"
 OPERATOR = ("operator", "sandbox")
 APPLICATION = ("application", "sandbox")
+OUTSIDE = "outside"
+"""Where everybody is who lives in no region."""
+ANYWHERE = "anywhere"
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +40,9 @@ class SandboxSpec:
     is_fsync_off: bool = False
     policy: Mapping[str, int] = attrs.field(factory=dict)
     """Fields of every group's policy that differ from the defaults."""
+    is_behind_proxies: bool = False
+    """Whether its processes reach each other at ports of their own, on which whoever breaks the
+    network has to listen and pass on to the real ones."""
 
     def __attrs_post_init__(self) -> None:
         if len(set(self.clusters)) != len(self.clusters) or not self.clusters:
@@ -126,7 +132,33 @@ class Layout:
         for cluster in self.spec.clusters:
             for name in self.replicator_names(cluster):
                 found += [f"{name}:replication", f"{name}:metrics"]
-        return [*found, *(f"{name}:api" for name in self.coordinator_names())]
+        found += [f"{name}:api" for name in self.coordinator_names()]
+        return [*found, *(self.proxy_names() if self.spec.is_behind_proxies else ())]
+
+    def proxy_names(self) -> list[str]:
+        """Return a name for each port at which a proxy stands in front of another.
+
+        The coordination etcd has one for each place, which so is known by where it dials. Where a
+        replicator is reached is told to all alike.
+        """
+        places = (*self.spec.clusters, OUTSIDE)
+        names = [f"{name}:client" for name in self.coordination_names()]
+        found = [proxy_of(name, seen_from=place) for name in names for place in places]
+        for cluster in self.spec.clusters:
+            found.append(proxy_of(f"{cluster}-etcd:client", seen_from=OUTSIDE))
+            replicators = self.replicator_names(cluster)
+            found += [proxy_of(f"{name}:replication") for name in replicators]
+        return found
+
+    def home_of_coordinator(self, name: str) -> str:
+        """Return where a coordinator lives: one in each region, if there are so many."""
+        number = self.coordinator_names().index(name)
+        return self.spec.clusters[number] if number < len(self.spec.clusters) else OUTSIDE
+
+
+def proxy_of(port_name: str, *, seen_from: str = ANYWHERE) -> str:
+    """Return the name of the port at which a proxy stands in front of another."""
+    return f"{port_name}:from-{seen_from}"
 
 
 def chosen_ports(layout: Layout, before: Mapping[str, int]) -> dict[str, int]:
@@ -186,6 +218,21 @@ def regional_endpoint(ports: Mapping[str, int], cluster: str) -> str:
     return f"https://127.0.0.1:{ports[f'{cluster}-etcd:client']}"
 
 
+def endpoint_from_elsewhere(ports: Mapping[str, int], cluster: str) -> str:
+    """Return where those in other regions are told that a cluster's etcd is."""
+    return f"https://{_seen(ports, f'{cluster}-etcd:client', OUTSIDE)}"
+
+
+def _seen(ports: Mapping[str, int], port_name: str, place: str = ANYWHERE) -> str:
+    """Return where something is for those at a place: through its proxy, if there is one."""
+    return f"127.0.0.1:{ports.get(proxy_of(port_name, seen_from=place), ports[port_name])}"
+
+
+def _coordination_seen(layout: Layout, ports: Mapping[str, int], place: str) -> list[str]:
+    names = layout.coordination_names()
+    return [f"https://{_seen(ports, f'{name}:client', place)}" for name in names]
+
+
 def write_configs(layout: Layout, ports: Mapping[str, int]) -> None:
     """Write the configuration of every process and the contexts file of the CLI."""
     for cluster in layout.spec.clusters:
@@ -208,10 +255,9 @@ def cluster_bodies(layout: Layout, ports: Mapping[str, int]) -> list[dict[str, A
             "name": cluster,
             "region": cluster,
             "priority": 10 * (index + 1),
-            "etcd_endpoints": [regional_endpoint(ports, cluster)],
+            "etcd_endpoints": [endpoint_from_elsewhere(ports, cluster)],
             "replication_endpoints": [
-                f"127.0.0.1:{ports[f'{name}:replication']}"
-                for name in layout.replicator_names(cluster)
+                _seen(ports, f"{name}:replication") for name in layout.replicator_names(cluster)
             ],
         }
         for index, cluster in enumerate(layout.spec.clusters)
@@ -269,7 +315,10 @@ def _replicator_config(
         "name": name,
         "listen": f"127.0.0.1:{ports[f'{name}:replication']}",
         "regional_etcd": {"endpoints": [regional_endpoint(ports, cluster)], **identity},
-        "coordination_etcd": {"endpoints": coordination_endpoints(layout, ports), **identity},
+        "coordination_etcd": {
+            "endpoints": _coordination_seen(layout, ports, cluster),
+            **identity,
+        },
         "identity": {**identity, "trust_domain": TRUST_DOMAIN},
         "timing": {"profile": layout.spec.timing},
         "metrics": f"127.0.0.1:{ports[f'{name}:metrics']}",
@@ -281,7 +330,10 @@ def _coordinator_config(layout: Layout, ports: Mapping[str, int], name: str) -> 
     return {
         "name": name,
         "listen": f"127.0.0.1:{ports[f'{name}:api']}",
-        "coordination_etcd": {"endpoints": coordination_endpoints(layout, ports), **identity},
+        "coordination_etcd": {
+            "endpoints": _coordination_seen(layout, ports, layout.home_of_coordinator(name)),
+            **identity,
+        },
         "identity": {**identity, "trust_domain": TRUST_DOMAIN},
         "timing": {"profile": layout.spec.timing},
     }

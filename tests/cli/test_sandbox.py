@@ -59,6 +59,25 @@ class TestPlan:
         assert coordinator.coordination_etcd.endpoints == made.etcd_config().endpoints
         assert coordinator.listen.port == made.ports["coordinator-1:api"]
 
+    def test_behind_proxies_all_that_lies_elsewhere_is_reached_through_them(
+        self, tmp_path: Path
+    ) -> None:
+        """Its own etcd a replicator reaches directly: that link no fault between regions breaks."""
+        made = prepared(tmp_path, clusters=("us-east", "eu-west"), is_behind_proxies=True)
+
+        folder = made.layout.cluster_dir("eu-west")
+        replicator = load_replicator_config(folder / "eu-west-replicator-2.yaml")
+        coordinator = load_coordinator_config(made.layout.coordinators_dir / "coordinator-1.yaml")
+        told = plan.cluster_bodies(made.layout, made.ports)[1]["replication_endpoints"]
+
+        for config, place in ((replicator, "eu-west"), (coordinator, "us-east")):
+            proxied = made.ports[plan.proxy_of("coordination-1:client", seen_from=place)]
+            assert config.coordination_etcd.endpoints == (f"https://127.0.0.1:{proxied}",)
+        assert replicator.regional_etcd.endpoints == made.etcd_config("eu-west").endpoints
+        front = made.ports[plan.proxy_of("eu-west-replicator-2:replication")]
+        assert told[1] == f"127.0.0.1:{front}"
+        assert replicator.listen.port != front
+
     def test_ports_are_kept_and_only_a_taken_one_is_replaced(self, tmp_path: Path) -> None:
         first = prepared(tmp_path).ports
         with socket.socket() as other:

@@ -79,6 +79,10 @@ def restored(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "rig" in request.fixturenames:
         rig: Rig = request.getfixturevalue("rig")
+        for member in rig.sandbox.etcd_processes():
+            if not member.is_running:
+                member.start()
+                member.wait_ready()
         for process in rig.sandbox.mesh_processes():
             process.resume()
         rig.revive()

@@ -14,7 +14,7 @@ from cli.sandbox.process import MeshProcess
 from tests.e2e.conftest import CLUSTERS, Rig
 
 REMOTE_STEPS = ("catch_up", "drain", "converge", "open", "reverse")
-STORED_STEPS = ("check", *REMOTE_STEPS)
+STORED_STEPS = ("check", "verify", *REMOTE_STEPS)
 ENDINGS = ("succeeded", "rolled_back")
 DEADLINE_S = 60
 

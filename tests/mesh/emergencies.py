@@ -75,12 +75,17 @@ async def kill_region(mesh: MemoryMesh, cluster: str) -> None:
 
 @contextlib.asynccontextmanager
 async def writing(
-    gate: WriteGate, history: History, *, writers: int = 3, interval_s: float = 0.005
+    gate: WriteGate,
+    history: History,
+    *,
+    writers: int = 3,
+    interval_s: float = 0.005,
+    name: str = "w",
 ) -> AsyncIterator[None]:
     tasks = [
         asyncio.create_task(
             GuardedWriter(
-                name=f"w{number}",
+                name=f"{name}{number}",
                 gate=gate,
                 prefix="/orders/",
                 history=history,

@@ -156,11 +156,13 @@ class MemoryMesh:
         mesh = await read_mesh(self.coordination)
         await registry.put_group(spec, mesh=mesh, active=None, actor="operator/test")
 
-    def gate(self, group: str = "orders") -> WriteGate:
+    def gate(self, group: str = "orders", *, inside: str | None = None) -> WriteGate:
+        """Return a client's gate; one `inside` a region sees the etcd there and nothing else."""
+        seen = {n: s for n, s in self.stores.items() if inside in (None, n)}
         return WriteGate(
             GroupName(group),
-            routing=(self.coordination,),
-            members={ClusterName(n): s for n, s in self.stores.items()},
+            routing=(self.coordination,) if inside is None else tuple(seen.values()),
+            members={ClusterName(n): s for n, s in seen.items()},
             regional_ttl_ms=TIMING.regional_ttl_ms,
             clock=self.clock,
         )

@@ -5,8 +5,8 @@ import asyncio
 import attrs
 import pytest
 
-from chaos.checkers import check_one_writer
-from chaos.history import History
+from chaos.checkers import check_handover, check_one_writer
+from chaos.history import History, Write
 from coordinator.api.views import failover_view
 from coordinator.failover.loss import FenceStatus, LossBound
 from coordinator.failover.plan import EMERGENCY_1, PLANNED_1
@@ -15,7 +15,7 @@ from coordinator.governance.audit import AuditEntry
 from meshkit.codec import decode, encode, to_plain
 from meshkit.keys import CoordinationKeys as Keys
 from meshkit.keys import RegionalKeys
-from meshkit.model import Group, VerifyMode
+from meshkit.model import Group, Holder, VerifyMode
 from meshkit.names import ClusterName, FailoverId
 from meshkit.ordinals import Revision
 from meshkit.regional import Fence, FenceMode
@@ -34,6 +34,7 @@ from tests.mesh.emergencies import (
     writing,
 )
 from tests.mesh.inmemory import MemoryMesh, running
+from tests.mesh.regions import until_following, until_permit
 from tests.mesh.test_whole_mesh import until_equal, until_in_step
 
 pytestmark = pytest.mark.slow
@@ -161,6 +162,25 @@ async def test_s22_a_region_that_heals_while_a_person_reads_stays_fenced() -> No
     assert record.phase is Phase.SUCCEEDED, record.problem
 
 
+async def test_a_region_that_comes_back_leaves_its_successors_proof_of_life_alone() -> None:
+    """It finds the order to seal itself, long overdue. The next emergency still has to wait."""
+    mesh = MemoryMesh()
+    async with running(mesh):
+        await mesh.apply()
+        await until_in_step(mesh)
+        mesh.sights["a-0"].partition()
+        first = await until(mesh, await begin(mesh, emergency("b", accept_loss=ANYTHING)))
+        await until_permit(mesh, "b", first.epoch_after)
+
+        mesh.sights["a-0"].heal()
+        await until_following(mesh, "a", first.epoch_after)
+        holder = await mesh.coordination.get(Keys.holder(GROUP))
+
+    assert first.phase is Phase.SUCCEEDED, first.problem
+    assert holder is not None
+    assert decode(Holder, holder.value).cluster == "b"
+
+
 async def test_s18_an_emergency_takes_the_place_of_a_failover_that_is_stuck() -> None:
     """S18: the source of a planned failover dies while that waits for it."""
     mesh = MemoryMesh(clusters=("a", "b"))
@@ -207,17 +227,23 @@ async def test_a_planned_failover_that_fails_goes_on_as_an_emergency_and_says_so
 async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() -> None:
     """S26, but for the seal, which nobody tells the region over the link.
 
-    Its writers go on until its permit runs out; all they were told is at the target.
+    Its writers go on until its permit runs out; all they were told is at the target. They see their
+    own region and nothing else, so that they and those outside may well overlap.
     """
     mesh = MemoryMesh(clusters=("a", "b"))
     history = History()
     async with running(mesh):
         await mesh.apply()
         await until_in_step(mesh)
-        async with mesh.gate() as gate, writing(gate, history):
-            await until_written(history, 30)
+        async with (
+            mesh.gate() as gate,
+            mesh.gate(inside="a") as own,
+            writing(gate, history, writers=2),
+            writing(own, history, writers=2, name="in-a-"),
+        ):
+            await until_written(history, 60)
             mesh.sights["a-0"].partition()
-            cut_off = len(acknowledged(history, at="a"))
+            cut_off = len(inside(history))
 
             record = await until(mesh, await begin(mesh, emergency("b", accept_loss=ANYTHING)))
 
@@ -225,9 +251,15 @@ async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() 
         content = await mesh.content("b")
 
     assert record.phase is Phase.SUCCEEDED, record.problem
-    assert len(acknowledged(history, at="a")) > cut_off
+    assert len(inside(history)) > cut_off
     assert [w for w in history.acknowledged() if w.key not in content] == []
     assert check_one_writer(history).is_valid
+    handover = check_handover(history, before=record.epoch_before, after=record.epoch_after)
+    assert handover.is_valid, handover.detail
+
+
+def inside(history: History) -> list[Write]:
+    return [w for w in acknowledged(history, at="a") if w.writer.startswith("in-a-")]
 
 
 # --- planned first ------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class Rules:
     applies_compare_fences: bool = True
     fence_waits: bool = True
     """Off: a lease counts as run out while its holder is there."""
+    answers_end_own_holder: bool = True
+    """Off: who was stopped ends the proof of life of whoever holds the group by then."""
 
 
 class Left(NamedTuple):
@@ -44,6 +46,8 @@ class Left(NamedTuple):
     writes: int = 1
     cuts: int = 1
     """Times a cluster loses sight of the coordination etcd."""
+    deaths: int = 0
+    """Times everything in a cluster but its etcd dies."""
     emergencies: int = 1
     timeouts: int = UNBOUNDED
     bounds: int = 0
@@ -100,6 +104,9 @@ class Site(NamedTuple):
     has: tuple[int, ...]
     """How many of each epoch's acknowledged writes its etcd holds."""
     is_away: bool = False
+    """Whether it does not see the coordination etcd."""
+    is_dead: bool = False
+    """Whether nothing runs there either: no writer is told anything, and nothing is applied."""
     generation: int = 0
     """Of its leases: what was justified under an older one hangs on a lease that is gone."""
 

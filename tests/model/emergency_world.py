@@ -275,7 +275,7 @@ class Emergencies:
     def _writers(self, world: World) -> Iterator[Move[World]]:
         for cluster in (A, B):
             site = world.site(cluster)
-            if site.region.permit and world.left.writes:
+            if site.region.permit and world.left.writes and not site.is_dead:
                 at = site.region.permit - 1
                 wrote = world.using(writes=world.left.writes - 1)
                 wrote = wrote.with_site(cluster, has=more(site.has, at))
@@ -287,13 +287,15 @@ class Emergencies:
         for cluster in (A, B):
             site = world.site(cluster)
             if site.is_away:
-                back = world.with_site(cluster, is_away=False)
+                back = world.with_site(cluster, is_away=False, is_dead=False)
                 yield Move(f"{cluster} is back", back, is_fair=world.left.returns)
             elif world.left.cuts:
                 away = world.using(cuts=world.left.cuts - 1).with_site(cluster, is_away=True)
                 yield Move(f"{cluster} is cut off", away)
-            source = world.kept.record.source
-            at = world.kept.record.epoch_before - 1
+            if not site.is_away and world.left.deaths:
+                spent = world.using(deaths=world.left.deaths - 1)
+                yield Move(f"{cluster} dies", spent.with_site(cluster, is_away=True, is_dead=True))
+            source, at = world.kept.record.source, world.kept.record.epoch_before - 1
             if cluster == source and not site.is_away and world.reported != site.has[at]:
                 yield Move(f"{cluster} reports", world._replace(reported=site.has[at]))
 
@@ -364,12 +366,13 @@ class Emergencies:
         """Logs arrive whether or not a cluster sees the coordination etcd."""
         for cluster in (A, B):
             mine, theirs = world.site(cluster), world.site(other(cluster))
-            region = mine.region
-            may_apply = region.mode == "superseded" or (
-                region.mode == "held" and not self.rules.applies_compare_fences
+            if mine.is_dead or theirs.is_dead:
+                continue
+            may_apply = (
+                {"superseded"} if self.rules.applies_compare_fences else {"superseded", "held"}
             )
-            at = region.epoch - 1
-            if may_apply and mine.has[at] < theirs.has[at]:
+            at = mine.region.epoch - 1
+            if mine.region.mode in may_apply and mine.has[at] < theirs.has[at]:
                 applied = world.with_site(cluster, has=more(mine.has, at))
                 yield Move(f"{cluster} applies a write", applied, is_fair=True)
             yield from self._follows(world, cluster)
@@ -470,8 +473,9 @@ class Emergencies:
         holder = obeyed.coordination.holder
         if kind == "acted" and after.permit:
             holder = who
-        elif step in (CommandStep.DRAIN, CommandStep.SEAL) and holder == who:
-            holder = None
+        elif step in (CommandStep.DRAIN, CommandStep.SEAL):
+            ends = holder == who or not self.rules.answers_end_own_holder
+            holder = None if ends else holder
         obeyed = obeyed._replace(coordination=obeyed.coordination._replace(holder=holder))
         reply = fact(ask, command, after)
         again = " again" if kind == "repeated" else ""
@@ -539,6 +543,9 @@ class Emergencies:
             raise Broken("two writers")
         if a.permit and b.permit and a.permit == b.permit:
             raise Broken("two writers in one epoch")
+        active = world.site(now.authority.active).region
+        if active.permit == now.authority.epoch and now.holder != now.authority.active:
+            raise Broken("whoever serves has no proof of life")
         self._check_loss(world)
         moved = record.authority_moved
         expected = (record.epoch_before + moved, record.target if moved else record.source)

@@ -216,6 +216,29 @@ async def test_a_drain_answers_the_cut_and_lets_the_holder_go() -> None:
     assert await world.coordination.get(CoordinationKeys.holder(GROUP)) is None
 
 
+async def test_a_seal_obeyed_late_leaves_the_proof_of_life_of_another_alone() -> None:
+    """A region that was cut off obeys when it is back: by then another one holds the group.
+
+    Without that one's proof of life, the next emergency would take it for dead while it serves.
+    """
+    world = new_world()
+    await authority(world, "a")
+    async with leading(world):
+        await world.answered(await world.order(CommandStep.OPEN))
+        await authority(world, "b", epoch=2)
+        holder = Holder(group=GROUP, epoch=Epoch(2), cluster="b")
+        await world.coordination.commit(
+            Txn(operations=(Put(CoordinationKeys.holder(GROUP), encode(holder)),))
+        )
+
+        answer = await world.answered(await world.order(CommandStep.SEAL))
+
+    item = await world.coordination.get(CoordinationKeys.holder(GROUP))
+    assert answer.outcome is AnswerOutcome.DONE
+    assert item is not None
+    assert decode(Holder, item.value) == holder
+
+
 async def test_s2_a_successor_repeats_the_answer_and_puts_no_permit() -> None:
     """R1 drained and died before answering; authority still names this cluster."""
     world = new_world()

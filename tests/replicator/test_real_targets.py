@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 
 LIMITS = Limits(redial_ms_max=400)
 QUOTA_BYTES = 8 * 1024 * 1024
+LARGE_BYTES = 1_468_006
+"""1.4 MiB."""
 
 
 @pytest.fixture(params=etcd_params(newest_only=True))
@@ -138,7 +140,7 @@ async def test_a_value_of_almost_a_request_arrives_whole(
     source, target = start_etcd(etcd_binary), start_etcd(etcd_binary)
     async with real_mesh(source.endpoint, target.endpoint) as mesh:
         await begin(mesh)
-        value = "0123456789abcdef" * (1_400 * 64)
+        value = ("0123456789abcdef" * (LARGE_BYTES // 16 + 1))[:LARGE_BYTES]
 
         await mesh.applied(await mesh.write(A, {"/orders/large": value, "/orders/small": "1"}))
 
