@@ -20,7 +20,7 @@ from meshkit.errors import Compacted, CorruptRecord, MeshError, TermEnded
 from meshkit.keys import ROOT, RegionalKeys, last_part, parts_below
 from meshkit.model import Group
 from meshkit.names import GroupName
-from meshkit.ordinals import Revision
+from meshkit.ordinals import ABSENT, Revision, Sequence
 from meshkit.regional import Fence, FenceMode
 from meshkit.store.port import Change, RevisionChanges
 from meshkit.store.txn import (
@@ -35,7 +35,9 @@ from meshkit.store.txn import (
     prefix_range,
 )
 from replicator.agent_ports import Region
-from replicator.tail import ran_out_of
+from replicator.awaited import AwaitedPositions
+from replicator.local_writes import LocalWrites, PrefixOwners
+from replicator.tail import head_of, ran_out_of
 from replicator.together import together
 
 _log = structlog.get_logger()
@@ -46,8 +48,6 @@ KEY_BYTES_MAX = 400
 """Of a listed key: a longer one is cut off."""
 STORE_INTERVAL_MS = 1_000
 RETRY_MS = 250
-
-GroupPrefixes = Mapping[bytes, GroupName]
 
 
 @attrs.frozen(kw_only=True)
@@ -87,11 +87,18 @@ class ForeignFold:
     far as was seen.
     """
 
-    def __init__(self, fences: Iterable[KeyValue] = (), stored: Iterable[KeyValue] = ()) -> None:
+    def __init__(
+        self,
+        fences: Iterable[KeyValue] = (),
+        stored: Iterable[KeyValue] = (),
+        *,
+        seen: Revision = ABSENT,
+    ) -> None:
         self.found: dict[GroupName, ForeignWrites] = {}
+        self.local = LocalWrites(seen)
+        """Of the groups that are active here as well."""
         self._passive: set[GroupName] = set()
-        self._prefixes: GroupPrefixes = {}
-        self._starts: tuple[bytes, ...] = ()
+        self._owners = PrefixOwners()
         for item in fences:
             self._on_fence(Change(item=item, is_delete=False))
         for item in stored:
@@ -101,15 +108,16 @@ class ForeignFold:
 
     def set_groups(self, groups: Iterable[Group]) -> None:
         """Say which keys belong to which group, from now on."""
-        self._prefixes = {p: group.name for group in groups for p in group.prefix_bytes}
-        self._index()
+        scopes = {group.name: group.prefix_bytes for group in groups}
+        self._owners = PrefixOwners({p: name for name, scope in scopes.items() for p in scope})
+        self.local.set_groups(scopes)
 
     def deletes_to_explain(self, item: RevisionChanges) -> list[bytes]:
         """Return the keys of passive groups that the revision deletes, unless it is an apply."""
-        if not self._starts or _is_apply(item):
+        if not self._passive or _is_apply(item):
             return []
         deleted = (change.key for change in item.changes if change.is_delete)
-        return [key for key in deleted if key.startswith(self._starts)]
+        return [key for key in deleted if self._owner(key) is not None]
 
     def take(
         self, item: RevisionChanges, *, expired: Container[bytes] = ()
@@ -129,17 +137,24 @@ class ForeignFold:
                 self._on_fence(change)
             elif change.is_delete and change.key in expired:
                 continue
-            elif self._starts and change.key.startswith(self._starts):
+            elif self._passive and self._owner(change.key) is not None:
                 foreign.append(change)
         if not is_apply:
             for change in foreign:
                 self._add(change, item.revision)
+        self.local.take(item, self._owners, is_apply=is_apply)
         groups = before.keys() | self.found.keys()
         return frozenset(g for g in groups if before.get(g) is not self.found.get(g))
 
+    def _owner(self, key: bytes) -> GroupName | None:
+        """Return the passive group that the key belongs to, if any."""
+        owner = self._owners.owner_of(key)
+        return owner if owner in self._passive else None
+
     def _add(self, change: Change, revision: Revision) -> None:
-        prefix = next(p for p in self._starts if change.key.startswith(p))
-        group = self._prefixes[prefix]
+        group = self._owner(change.key)
+        if group is None:
+            return  # It is active here since this very revision.
         writes = self.found.get(group) or ForeignWrites(group=group)
         key = change.key[:KEY_BYTES_MAX].decode(errors="backslashreplace")
         one = ForeignWrite(key=key, revision=revision, deleted=change.is_delete)
@@ -167,10 +182,6 @@ class ForeignFold:
                 self.found.pop(group, None)
             else:
                 self._passive.add(group)
-        self._index()
-
-    def _index(self) -> None:
-        self._starts = tuple(p for p, g in self._prefixes.items() if g in self._passive)
 
 
 class ForeignWatch:
@@ -182,6 +193,19 @@ class ForeignWatch:
         self._fold = ForeignFold()
         self._due: set[GroupName] = set()
         self._changed = asyncio.Event()
+        self._positions = AwaitedPositions()
+
+    async def untouched(
+        self, group: GroupName, prefixes: Iterable[bytes], after: Sequence, *, deletes: bool = False
+    ) -> bool:
+        """Return whether it is certain that nothing but applies changed, or deleted, keys so far.
+
+        Answers for everything up to the revision that the region's etcd has when asked.
+        """
+        head = await head_of(self.region.regional)
+        while self._fold.local.seen < head:
+            await self._positions.until(Sequence(head))
+        return self._fold.local.untouched(group, prefixes, Revision(after), deletes=deletes)
 
     @property
     def found(self) -> Mapping[GroupName, ForeignWrites]:
@@ -216,8 +240,9 @@ class ForeignWatch:
             )
         )
         assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
-        self._fold = ForeignFold(*outcome.reads)
+        self._fold = ForeignFold(*outcome.reads, seen=outcome.revision)
         self.regroup()
+        self._positions.wake_all()
         return outcome.revision
 
     async def _follow(self, seen: Revision) -> None:
@@ -242,7 +267,9 @@ class ForeignWatch:
             return frozenset()
 
     def _take(self, item: RevisionChanges, expired: frozenset[bytes]) -> None:
-        for group in self._fold.take(item, expired=expired):
+        changed = self._fold.take(item, expired=expired)
+        self._positions.on_position(Sequence(item.revision))
+        for group in changed:
             writes = self.found.get(group)
             if writes is not None and group not in self._due:
                 # Once for each time the list is stored, not for each write.

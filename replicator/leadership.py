@@ -126,17 +126,18 @@ class Leadership:
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
         )
+        self._foreign = ForeignWatch(region, lambda: self.upkeep.member_groups())
         self.agent = Agent(
             region,
             chain=self.chain,
             inbound=self.inbound,
             outbound=self.outbound,
             elsewhere=Elsewhere(asker=home.asker, endpoints=self._endpoints),
+            local=self._foreign,
         )
         self._standstill = self._still(region)
         self._replayer = Replayer(region, self.inbound, authorities=self.agent.authorities)
         self.upkeep = Upkeep(region, self.agent, chain=self.chain)
-        self._foreign = ForeignWatch(region, self.upkeep.member_groups)
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
         self.reporter = Reporter(
