@@ -53,8 +53,7 @@ from meshkit.model import Authority
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, LeaseId, Revision
 from meshkit.regional import Beat, ChainLeases
-from meshkit.store.port import Store
-from meshkit.store.txn import Committed
+from meshkit.store.port import Commits, Store
 
 _log = structlog.get_logger()
 
@@ -79,6 +78,8 @@ class Chain:
     clock: Clock
     obey: Callable[[], Coroutine[None, None, None]]
     on_sealed: Callable[[GroupName], Coroutine[None, None, None]]
+    holders: Commits | None = None
+    """What holders are made through, if not each by itself."""
     _calls: ChainCalls = attrs.field(init=False)
     _obedience: Obedience = attrs.field(init=False)
     _outer: Lease | None = attrs.field(default=None, init=False)
@@ -101,6 +102,7 @@ class Chain:
             term=self.term,
             timing=self.timing,
             clock=self.clock,
+            holders=self.holders,
             regional_heard_at_ms=self.clock.now_ms(),
         )
         self._obedience = Obedience(
@@ -381,15 +383,9 @@ class Chain:
     async def _hold(self, authority: Authority, revision: Revision, lease: LeaseId) -> None:
         if authority.active != self.cluster:
             raise RevisionConflict(f"{authority.active} has authority over {authority.group}")
-        txn = txns.hold(authority, authority_revision=revision, cluster=self.cluster, lease=lease)
         # From now on a permit may be on its way, whatever the answer is.
         self._held[authority.group] = authority.epoch
-        outcome = await self._calls.commit_outside(txn)
-        if isinstance(outcome, Committed):
-            return
-        if txn.guards[0] in outcome.broken:
-            raise RevisionConflict(f"the authority over {authority.group} has moved")
-        raise Refused(f"{authority.group} is sealed: {self.cluster} is being fenced")
+        await self._calls.hold(authority, revision, cluster=self.cluster, lease=lease)
 
     def _note(self, problem: str) -> None:
         if problem and problem != self._problem:

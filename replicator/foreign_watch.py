@@ -198,9 +198,9 @@ class ForeignWatch:
     async def untouched(
         self, group: GroupName, prefixes: Iterable[bytes], after: Sequence, *, deletes: bool = False
     ) -> bool:
-        """Return whether it is certain that nothing but applies changed, or deleted, keys so far.
+        """Return whether nothing but applies changed (or deleted) keys, up to now, for certain.
 
-        Answers for everything up to the revision that the region's etcd has when asked.
+        Now is the revision that the region's etcd has when asked.
         """
         head = await head_of(self.region.regional)
         while self._fold.local.seen < head:

@@ -30,6 +30,8 @@ from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Incarnation
 from meshkit.regional import RegionIncarnation
 from meshkit.store.port import Store
+from meshkit.store.shared import SharedCommits
+from meshkit.store.shared_store import SharedStore
 from meshkit.store.txn import Committed, KeyValue, Put, Txn, absent
 from replicator.access import AccessFence, NoAccessFence
 from replicator.agent import Agent
@@ -101,6 +103,8 @@ class Leadership:
         self._chain_ended = asyncio.Event()
         clock, cluster = home.clock, home.cluster
         region = _region(home, term, incarnation)
+        self._regional = SharedCommits(store=home.regional, index=RegionalKeys.fence_index)
+        self._coordination = SharedCommits(store=home.coordination)
         self._pauses = Pauses(home.coordination, clock)
         self.outbound = Outbound(
             store=home.regional,
@@ -125,10 +129,16 @@ class Leadership:
             clock=clock,
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
+            holders=self._coordination,
         )
-        self._foreign = ForeignWatch(region, lambda: self.upkeep.member_groups())
-        self.agent = Agent(
+        hand = attrs.evolve(
             region,
+            regional=SharedStore(store=home.regional, commits=self._regional),
+            coordination=SharedStore(store=home.coordination, commits=self._coordination),
+        )
+        self._foreign = ForeignWatch(hand, self._member_groups)
+        self.agent = Agent(
+            hand,
             chain=self.chain,
             inbound=self.inbound,
             outbound=self.outbound,
@@ -137,7 +147,7 @@ class Leadership:
         )
         self._standstill = self._still(region)
         self._replayer = Replayer(region, self.inbound, authorities=self.agent.authorities)
-        self.upkeep = Upkeep(region, self.agent, chain=self.chain)
+        self.upkeep = Upkeep(hand, self.agent, chain=self.chain)
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
         self.reporter = Reporter(
@@ -156,6 +166,9 @@ class Leadership:
         self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
         self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
         self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
+
+    def _member_groups(self) -> Iterable[Group]:
+        return self.upkeep.member_groups()
 
     def _compacting(self) -> tuple[Coroutine[None, None, None], ...]:
         """Return what compacts the region's etcd, if that is asked for."""
@@ -200,6 +213,8 @@ class Leadership:
             TermEnded: another replicator leads this region.
         """
         await together(
+            self._regional.run(),
+            self._coordination.run(),
             self.agent.run(),
             self.agent.leases.run(),
             self.upkeep.run(),

@@ -41,6 +41,8 @@ from replicator.tail import TailReader, at_revision, head_of, local_changes, ran
 _log = structlog.get_logger()
 
 READ_KEYS_MAX = 5_000
+FIRST_KEYS_MAX = 100
+"""Small enough that the first pages of many groups share a request."""
 DETACH_KEYS_MAX = 50
 DETACH_ATTEMPTS_MAX = 20
 BACK_PATIENCE_MS = 3_000
@@ -57,7 +59,7 @@ class Untouched(Protocol):
     async def untouched(
         self, group: GroupName, prefixes: Iterable[bytes], after: Sequence, *, deletes: bool = False
     ) -> bool:
-        """Return whether it is certain that nothing but applies changed, or deleted, keys so far."""
+        """Return whether nothing but applies changed (or deleted) keys, up to now, for certain."""
 
 
 @attrs.frozen(kw_only=True)
@@ -213,8 +215,10 @@ class Reversal:
     async def _pages(self, prefix: bytes) -> AsyncGenerator[tuple[KeyValue, ...], None]:
         at, end = prefix_range(prefix)
         has_more = True
+        limit = FIRST_KEYS_MAX
         while has_more:
-            result = await self.regional.range((at, end), limit=READ_KEYS_MAX, keys_only=True)
+            result = await self.regional.range((at, end), limit=limit, keys_only=True)
+            limit = READ_KEYS_MAX
             yield result.items
             has_more = result.more and bool(result.items)
             if has_more:

@@ -179,9 +179,7 @@ class SegmentMap:
             return None
         return Record(sequence=Sequence(changes.revision), parts=parts, marks=marks)
 
-    def _fold(
-        self, change: Change, revision: Revision
-    ) -> tuple[GroupName, Segment | None] | None:
+    def _fold(self, change: Change, revision: Revision) -> tuple[GroupName, Segment | None] | None:
         """Take in one key; return the group whose newest segment it changed, and that before."""
         parts = parts_below(_SEGMENTS, change.key)
         if parts is None or len(parts) != 3 or not parts[1].isdigit():

@@ -87,13 +87,16 @@ class Driver:
     rescue: Rescuer
     _changed: Signal = attrs.field(factory=Signal, init=False)
     _revision_seen: Revision = attrs.field(default=ABSENT, init=False)
+    _revision_loaded: Revision = attrs.field(default=ABSENT, init=False)
+    """What is driven on from: to hear of that one again is no news."""
     _must_reload: bool = attrs.field(default=False, init=False)
     _deadlines: dict[str, int] = attrs.field(factory=dict, init=False)
 
     def on_record(self, revision: Revision) -> None:
         """Note that the record was stored at `revision`, perhaps by somebody else."""
         self._revision_seen = max(self._revision_seen, revision)
-        self._changed.notify()
+        if revision > self._revision_loaded:
+            self._changed.notify()
 
     def on_gap(self) -> None:
         """Note that changes may have been missed: the record has to be read again."""
@@ -119,6 +122,7 @@ class Driver:
                     loaded = await self.failovers.load(self.group, self.failover)
                 if loaded is None or loaded.record.phase.is_final:
                     return loaded.record.phase if loaded else None
+                self._revision_loaded = loaded.revision
                 event = await self._next_event(loaded)
                 if event is not None:
                     loaded = await self._remember(loaded, event)

@@ -70,7 +70,9 @@ class SharedStore:
         """Return the keys of a range; see the port."""
         start, end = key_range
         is_plain = revision is None and modified_after is None and not count_only
-        is_small = (keys_only or start.startswith(ROOT)) and (not end or 0 < limit <= SMALL_READ_MAX)
+        is_small = (keys_only or start.startswith(ROOT)) and (
+            not end or 0 < limit <= SMALL_READ_MAX
+        )
         if is_plain and is_small:
             # One more than asked for tells whether there are more, which only a read of its own
             # can count.
