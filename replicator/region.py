@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
+
 from meshkit.clock import Clock
 from meshkit.codec import decode
 from meshkit.keys import RegionalKeys, parts_below
@@ -21,9 +23,38 @@ from replicator.region_state import (
     torn_groups,
 )
 
+LARGE_GROUPS = 200
+"""With more groups than that a region is read in pages."""
+
+
+@attrs.define
+class RegionReader:
+    """Reads the state of a region again and again.
+
+    A large one is read in pages, so that no request is long: etcd before 3.5.5 panics when a
+    transaction that only reads is given up in the middle (etcd #14110).
+    """
+
+    store: Store
+    _is_large: bool = attrs.field(default=False, init=False)
+
+    async def read(self) -> RegionState:
+        """Return the state of the region at one revision.
+
+        Raises:
+            Unreachable, OutcomeUnknown: nothing was read, nothing was changed.
+            Compacted: history moves faster than it is read.
+        """
+        if self._is_large:
+            state = region_of(await _read_in_pages(self.store))
+        else:
+            state = await read_region(self.store)
+        self._is_large = len(state.fences) > LARGE_GROUPS
+        return state
+
 
 async def read_region(store: Store) -> RegionState:
-    """Return the state of the region at one revision.
+    """Return the state of the region at one revision, in one request.
 
     Raises:
         Unreachable, OutcomeUnknown: nothing was read, nothing was changed.
@@ -31,6 +62,15 @@ async def read_region(store: Store) -> RegionState:
     outcome = await store.commit(Txn(operations=REGION_READS))
     assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
     return region_of(outcome.reads)
+
+
+async def _read_in_pages(store: Store) -> tuple[tuple[KeyValue, ...], ...]:
+    at = (await store.range((RegionalKeys.fence_index, b""), keys_only=True)).revision
+    results = [
+        await store.range((get.key, get.end), revision=at, limit=get.limit, keys_only=get.keys_only)
+        for get in REGION_READS
+    ]
+    return tuple(result.items for result in results)
 
 
 class RegionMirror(PrefixMirror):
