@@ -277,6 +277,11 @@ class RegionalKeys:
         return _key("fence", group)
 
     @staticmethod
+    def segments_of(group: GroupName) -> bytes:
+        """Begins the segments of one group, of all its epochs."""
+        return _key("segments", group, "")
+
+    @staticmethod
     def segment_opened(group: GroupName, epoch: Epoch) -> bytes:
         """Put once, when the epoch opens here; its mod revision is the segment's first sequence."""
         return _key("segments", group, f"{epoch:010d}", "opened")

@@ -80,8 +80,7 @@ class Applier:
         self.pace = Pace(limits)
         self._store = store
         self._reader = RegionReader(store)
-        self._me = me
-        self._source = source
+        self._me, self._source = me, source
         self._term_guard = term_guard
         self._has_given_up = has_given_up
         self._is_exact = is_exact
