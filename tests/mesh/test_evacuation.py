@@ -125,3 +125,52 @@ async def test_a_cluster_is_not_left_for_itself_or_for_nowhere() -> None:
             await evacuating.evacuate(A, asked(target=ClusterName("mars")), OPERATOR)
         with pytest.raises(NotFound):
             await evacuating.progress(ClusterName("mars"), "leave-a")
+
+
+async def under_way(mesh: MemoryMesh, moved_min: int) -> None:
+    """Wait until so many groups have moved, and not all."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await actives(mesh))["b"] < moved_min:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.slow
+async def test_a_coordinator_that_is_killed_on_the_way_leaves_nothing_half_moved() -> None:
+    """Its successor goes on from the records, whatever of a shared transaction it had heard."""
+    mesh = MemoryMesh()
+    async with running(mesh):
+        await with_groups(mesh, GROUPS)
+        evacuating = Evacuating(store=mesh.coordination, clock=mesh.clock)
+
+        await evacuating.evacuate(A, asked(), OPERATOR)
+        await under_way(mesh, 1)
+        leading = await mesh.coordination.get(CoordinationKeys.coordinator_leader)
+        assert leading is not None
+        await mesh.processes[leading.value.decode()].kill()
+        await ended(mesh, evacuating)
+
+        assert await actives(mesh) == Counter({"b": GROUPS})
+        permits = await mesh.stores["b"].range(prefix_range(RegionalKeys.permits))
+        assert len(permits.items) == GROUPS
+        assert not (await mesh.stores["a"].range(prefix_range(RegionalKeys.permits))).items
+
+
+@pytest.mark.slow
+async def test_a_source_that_is_killed_on_the_way_is_left_by_its_successor() -> None:
+    """Whoever leads next has not watched what was written past the cuts, and looks itself."""
+    mesh = MemoryMesh(replicators_each=2)
+    async with running(mesh):
+        await with_groups(mesh, GROUPS)
+        evacuating = Evacuating(store=mesh.coordination, clock=mesh.clock)
+
+        await evacuating.evacuate(A, asked(), OPERATOR)
+        await under_way(mesh, 1)
+        leading = await mesh.stores["a"].get(RegionalKeys.replicator_leader)
+        assert leading is not None
+        await mesh.processes[leading.value.decode()].kill()
+        await ended(mesh, evacuating)
+
+        assert await actives(mesh) == Counter({"b": GROUPS})
+        async with asyncio.timeout(DEADLINE_S):
+            while (await mesh.operations().group(GroupName("g00")))["active"] != "b":
+                await asyncio.sleep(0.05)
