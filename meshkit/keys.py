@@ -14,7 +14,7 @@ RESERVED = b"/mesh/"
 
 
 def _key(*parts: str | int) -> bytes:
-    return ROOT + "/".join(str(part) for part in parts).encode()
+    return ROOT + "/".join(map(str, parts)).encode()
 
 
 class CoordinationKeys:

@@ -232,11 +232,7 @@ class Driver:
         if record.awaiting is None:
             return None
         answer = self.answer_of(record.awaiting.cluster, self.group)
-        if answer is None:
-            return None
-        event = machine.Answered(answer=answer)
-        after = machine.advance(record, event, now_ms=self.clock.wall_ms())
-        return answer if after is not record else None
+        return answer if answer is not None and machine.is_news(record, answer) else None
 
     def _deadline_ms(self, timer: machine.Timer) -> int:
         if timer.key not in self._deadlines:
