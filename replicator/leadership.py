@@ -30,8 +30,6 @@ from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Incarnation
 from meshkit.regional import RegionIncarnation
 from meshkit.store.port import Store
-from meshkit.store.shared import SharedCommits
-from meshkit.store.shared_store import SharedStore
 from meshkit.store.txn import Committed, KeyValue, Put, Txn, absent
 from replicator.access import AccessFence, NoAccessFence
 from replicator.agent import Agent
@@ -53,6 +51,7 @@ from replicator.pausing import Pauses, Standstill
 from replicator.quarantine_count import QuarantineCount
 from replicator.replayer import Replayer
 from replicator.reporter import Reporter
+from replicator.sharing import Sharing
 from replicator.spool.spooler import SpoolSettings
 from replicator.together import together
 from replicator.upkeep import Upkeep
@@ -103,8 +102,7 @@ class Leadership:
         self._chain_ended = asyncio.Event()
         clock, cluster = home.clock, home.cluster
         region = _region(home, term, incarnation)
-        self._regional = SharedCommits(store=home.regional, index=RegionalKeys.fence_index)
-        self._coordination = SharedCommits(store=home.coordination)
+        self._sharing = Sharing.of(regional=home.regional, coordination=home.coordination)
         self._pauses = Pauses(home.coordination, clock)
         self.outbound = Outbound(
             store=home.regional,
@@ -129,13 +127,9 @@ class Leadership:
             clock=clock,
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
-            holders=self._coordination,
+            holders=self._sharing.coordination,
         )
-        hand = attrs.evolve(
-            region,
-            regional=SharedStore(store=home.regional, commits=self._regional),
-            coordination=SharedStore(store=home.coordination, commits=self._coordination),
-        )
+        hand = self._sharing.region(region)
         self._foreign = ForeignWatch(hand, self._member_groups)
         self.agent = Agent(
             hand,
@@ -150,7 +144,13 @@ class Leadership:
         self.upkeep = Upkeep(hand, self.agent, chain=self.chain)
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
-        self.reporter = Reporter(
+        self.reporter = self._reporter(region)
+        self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
+        self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
+        self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
+
+    def _reporter(self, region: Region) -> Reporter:
+        return Reporter(
             region,
             self.upkeep,
             streams=self.outbound,
@@ -158,14 +158,11 @@ class Leadership:
             inbound_problems=self.inbound.problems,
             foreign=self._foreign,
             obstacles=self.agent.leases.obstacles.found,
-            identity=identity,
+            identity=self._identity,
             quarantined=self._quarantined.of,
-            history=history,
-            certificate_not_after_ms=home.certificate_not_after_ms,
+            history=self._history,
+            certificate_not_after_ms=self._home.certificate_not_after_ms,
         )
-        self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
-        self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
-        self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
 
     def _member_groups(self) -> Iterable[Group]:
         return self.upkeep.member_groups()
@@ -213,8 +210,7 @@ class Leadership:
             TermEnded: another replicator leads this region.
         """
         await together(
-            self._regional.run(),
-            self._coordination.run(),
+            *self._sharing.running(),
             self.agent.run(),
             self.agent.leases.run(),
             self.upkeep.run(),
