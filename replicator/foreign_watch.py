@@ -9,7 +9,7 @@ while no replicator leads the region is not seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 import attrs
@@ -48,6 +48,8 @@ KEY_BYTES_MAX = 400
 """Of a listed key: a longer one is cut off."""
 STORE_INTERVAL_MS = 1_000
 RETRY_MS = 250
+LOOK_BACK_MAX = 50_000
+"""For so many revisions it is looked back at what groups wrote that stopped before this began."""
 
 
 @attrs.frozen(kw_only=True)
@@ -146,6 +148,10 @@ class ForeignFold:
         groups = before.keys() | self.found.keys()
         return frozenset(g for g in groups if before.get(g) is not self.found.get(g))
 
+    def look_back(self, item: RevisionChanges) -> None:
+        """Take in a revision from before the fences were read: only what it changed counts."""
+        self.local.take(item, self._owners, is_apply=_is_apply(item))
+
     def _owner(self, key: bytes) -> GroupName | None:
         """Return the passive group that the key belongs to, if any."""
         owner = self._owners.owner_of(key)
@@ -194,6 +200,7 @@ class ForeignWatch:
         self._due: set[GroupName] = set()
         self._changed = asyncio.Event()
         self._positions = AwaitedPositions()
+        self._may_look_back = True
 
     async def untouched(
         self, group: GroupName, prefixes: Iterable[bytes], after: Sequence, *, deletes: bool = False
@@ -225,31 +232,45 @@ class ForeignWatch:
             try:
                 await self._follow(await self._load())
             except Compacted as error:
+                self._may_look_back = False
                 _log.warning("foreign_watch.began_anew", why=str(error))
             except MeshError as error:
                 _log.warning("foreign_watch.interrupted", why=str(error))
                 await self.region.clock.sleep_ms(RETRY_MS)
 
     async def _load(self) -> Revision:
+        """Begin a fold, and return as of which revision it stands."""
         outcome = await self.region.regional.commit(
             Txn(
                 operations=(
                     Get(*prefix_range(RegionalKeys.fences)),
                     Get(*prefix_range(RegionalKeys.foreign_writes)),
+                    Get(*prefix_range(RegionalKeys.segments), keys_only=True),
                 )
             )
         )
         assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
-        self._fold = ForeignFold(*outcome.reads, seen=outcome.revision)
+        fences, stored, segments = outcome.reads
+        seen = outcome.revision
+        if self._may_look_back:
+            # What stopped here and does not follow yet will be asked about: one reading for all.
+            cuts = (cut for cut in unfollowed_cuts(fences, segments) if seen - cut < LOOK_BACK_MAX)
+            seen = min(cuts, default=seen)
+        self._fold = ForeignFold(fences, stored, seen=seen)
         self.regroup()
         self._positions.wake_all()
         return outcome.revision
 
-    async def _follow(self, seen: Revision) -> None:
-        start = Revision(seen + 1)
+    async def _follow(self, stands_at: Revision) -> None:
+        start = Revision(self._fold.local.seen + 1)
         async with self.region.regional.watch(WHOLE_STORE, start=start) as items:
             async for item in items:
-                if isinstance(item, RevisionChanges):
+                if not isinstance(item, RevisionChanges):
+                    continue
+                if item.revision <= stands_at:
+                    self._fold.look_back(item)
+                    self._positions.on_position(Sequence(item.revision))
+                else:
                     self._take(item, await self._expired(item))
 
     async def _expired(self, item: RevisionChanges) -> frozenset[bytes]:
@@ -304,6 +325,19 @@ class ForeignWatch:
             )
             if not isinstance(outcome, Committed):
                 raise TermEnded("another replicator leads this region")
+
+
+def unfollowed_cuts(fences: Iterable[KeyValue], segments: Iterable[KeyValue]) -> Iterator[Revision]:
+    """Yield where groups stopped here that do not follow a successor yet."""
+    at = {item.key: item.mod_revision for item in segments}
+    for item in fences:
+        try:
+            fence = decode(Fence, item.value)
+        except CorruptRecord:
+            continue
+        cut = at.get(RegionalKeys.segment_cut(fence.group, fence.epoch))
+        if cut is not None:
+            yield cut
 
 
 def _is_apply(item: RevisionChanges) -> bool:
