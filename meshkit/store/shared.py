@@ -99,9 +99,10 @@ class SharedCommits:
                     return [waiting]
                 left.append(waiting)
                 continue
-            keys = written_keys(waiting.txn.operations) - {self.index}
+            keys = written_keys(waiting.txn.operations)
             guarded = {guard_range(guard)[0] for guard in waiting.txn.guards}
-            if keys & (written | compared) or guarded & written:
+            is_twice = keys & written - {self.index}
+            if is_twice or keys & compared or guarded & written:
                 left.append(waiting)
                 continue
             written |= keys

@@ -218,3 +218,17 @@ async def test_nobody_waits_for_what_has_stopped(store: Held) -> None:
 
     with pytest.raises(Unreachable):
         await shared.commit(put("late"))
+
+
+async def test_what_compares_the_index_does_not_share_with_what_moves_it(store: Held) -> None:
+    """etcd compares before it applies anything: it would not see the index move."""
+    moving = Txn(operations=(Put(b"a", b"v"), Put(b"index", b"1")))
+    comparing = Txn(guards=(absent(b"index"),), operations=(Put(b"b", b"v"),))
+    async with sharing(store, index=b"index") as shared:
+        await waiting(shared, put("first"))
+        tasks = await waiting(shared, moving, comparing, put("c"))
+        store.gate.set()
+        outcomes = await asyncio.gather(*tasks)
+
+    assert [type(outcome) for outcome in outcomes] == [Committed, Rejected, Committed]
+    assert store.requests[-1] == comparing
