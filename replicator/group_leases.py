@@ -47,6 +47,8 @@ _log = structlog.get_logger()
 
 HANG_KEYS_MAX = 60
 """Keys that one transaction hangs on their leases: each is a guard and two operations."""
+FIRST_ATTACHMENTS_MAX = 100
+"""Small enough that the first pages of many groups share a request: most have none."""
 READ_ATTACHMENTS_MAX = 1_000
 HANG_ATTEMPTS_MAX = 20
 """A batch is derived anew so often when its keys move, before the others get a turn."""
@@ -288,12 +290,14 @@ class GroupLeases:
         """Return one attachment of each lease."""
         found: dict[LeaseId, Attachment] = {}
         after: bytes | None = None
-        while page := await self._attachments(group, limit=READ_ATTACHMENTS_MAX, after=after):
+        limit = FIRST_ATTACHMENTS_MAX
+        while page := await self._attachments(group, limit=limit, after=after):
             for one in page.values():
                 found.setdefault(one.lease, one)
             after = max(page)
-            if len(page) < READ_ATTACHMENTS_MAX:
+            if len(page) < limit:
                 break
+            limit = READ_ATTACHMENTS_MAX
         return found
 
     async def _hung_at_the_cut(self, command: Command) -> set[LeaseId]:
