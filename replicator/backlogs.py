@@ -39,6 +39,11 @@ def shares_of(record: Record) -> Shares:
     return tuple(sizes.items())
 
 
+def each_of(shares: Shares, size_bytes: int) -> tuple[tuple[GroupName, int], ...]:
+    """Return the groups of a record that weighs `size_bytes`, with what each one's part weighs."""
+    return ((shares, size_bytes),) if isinstance(shares, str) else shares
+
+
 @attrs.define(kw_only=True)
 class Span:
     """Records in a row of one group that are not applied, the oldest at `first`."""
@@ -159,8 +164,7 @@ class Backlogs:
         """The main stream's acknowledgement passes over a record."""
         if not self._of:
             return
-        found = ((shares, size_bytes),) if isinstance(shares, str) else shares
-        for group, size in found:
+        for group, size in each_of(shares, size_bytes):
             if (backlog := self._of.get(group)) is not None:
                 backlog.add(sequence, size)
 

@@ -68,14 +68,14 @@ def target_lag(
         in_step = main if stream.backlogs.is_silent else unknown
         return TargetLag(whole=unknown, in_step=in_step, behind=behind)
     groups = stream.backlogs.groups
-    waiting = stream.waiting_of(groups) if groups else {}
+    waiting = stream.waiting_of(groups.keys()) if groups else {}
     behind = {
         group: _behind(
             backlog,
             main,
             times,
             now_ms=now_ms,
-            waiting=waiting.get(group, 0),
+            waiting=waiting[group],
             floor_ms=limits.catching_up_ms,
         )
         for group, backlog in groups.items()
@@ -101,7 +101,7 @@ def _behind(
     times: CommitTimes,
     *,
     now_ms: int,
-    waiting: int,
+    waiting: tuple[int, int],
     floor_ms: int,
 ) -> GroupBehind:
     """Return how far a group is behind: by what it lacks, and by what the main stream lacks."""
@@ -117,8 +117,8 @@ def _behind(
         state=state,
         lag_ms=lag_ms,
         error_bound_ms=bound_ms,
-        records=count[0] + waiting if count is not None and is_counted else None,
-        bytes=count[1] if count is not None and is_counted else None,
+        records=count[0] + waiting[0] if count is not None and is_counted else None,
+        bytes=count[1] + waiting[1] if count is not None and is_counted else None,
     )
     position = told.position
     return GroupBehind(group=told.group, why=told.why, lag=lag, position=position, text=told.text)

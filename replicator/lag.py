@@ -13,7 +13,7 @@ counts as if it did. What is not known is unknown.
 from __future__ import annotations
 
 import bisect
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterable
 
 import attrs
@@ -21,7 +21,7 @@ import attrs
 from meshkit.names import GroupName
 from meshkit.ordinals import Revision, Sequence
 from meshkit.status import Lag, StreamState
-from replicator.backlogs import Backlogs, Shares, shares_of
+from replicator.backlogs import Backlogs, Shares, each_of, shares_of
 from replicator.limits import DEFAULT_LIMITS, Limits
 from replicator.messages import OutOfStepChange
 from replicator.record import Record
@@ -190,12 +190,14 @@ class StreamLag:
             self.backlogs.on_passed(sequence, shares, size)
         self.backlogs.on_acknowledged(applied)
 
-    def waiting_of(self, groups: Collection[GroupName]) -> Counter[GroupName]:
-        """Return how many of the records that wait to be acknowledged change each of `groups`."""
-        found: Counter[GroupName] = Counter()
-        for _, _, shares in self._waiting:
-            named = (shares,) if isinstance(shares, str) else [group for group, _ in shares]
-            found.update(group for group in named if group in groups)
+    def waiting_of(self, groups: Collection[GroupName]) -> dict[GroupName, tuple[int, int]]:
+        """Return how many records and bytes of each of `groups` wait to be acknowledged."""
+        found = dict.fromkeys(groups, (0, 0))
+        for _, size_bytes, shares in self._waiting:
+            for group, own_bytes in each_of(shares, size_bytes):
+                if group in found:
+                    records, total_bytes = found[group]
+                    found[group] = records + 1, total_bytes + own_bytes
         return found
 
     def evaluate(self, times: CommitTimes, *, now_ms: int, is_paused: bool = False) -> Lag:

@@ -60,6 +60,19 @@ def test_a_paused_group_that_lacks_nothing_does_not_lag() -> None:
     )
 
 
+def test_what_is_under_way_to_a_group_out_of_step_counts_for_it_alone() -> None:
+    """Records and bytes: of a record of two groups to each its own part."""
+    lag = stream(out(position=10))
+    passed(lag, of(11, G))
+    lag.on_read(Sequence(13), (of(12, G, H), of(13, H)))
+
+    known = target_lag(lag, ANCHORS, now_ms=3_050)
+
+    one = len(f"/{G}") + len("v")
+    assert (known.of(G).records, known.of(G).bytes) == (2, 2 * one)
+    assert known.whole.records == 3
+
+
 def test_what_its_side_stream_brings_is_no_longer_missing() -> None:
     """And back in step, nothing is: zero, proven."""
     lag = stream(out(position=10))

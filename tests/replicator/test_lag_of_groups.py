@@ -12,14 +12,22 @@ from collections.abc import AsyncIterator
 import attrs
 import pytest
 
+from fencing.decision import Act
+from fencing.freeze import Copy, freeze, stands_on, thaw
 from meshkit.clock import settle
+from meshkit.codec import decode
+from meshkit.commands import CommandStep
+from meshkit.keys import RegionalKeys as Keys
+from meshkit.model import Lineage
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import NO_TOKEN, Epoch
+from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation
+from meshkit.regional import Checkpoint
 from meshkit.status import StreamState, StreamStatus
+from meshkit.store.txn import Committed
 from replicator.limits import Limits
 from replicator.link.port import TargetEnd
 from replicator.messages import Ack, Hello, ToSource
-from tests.replicator.mesh import A, B, G, H, Mesh
+from tests.replicator.mesh import ALWAYS, A, B, G, H, Mesh
 
 LIMITS = Limits(held_ms_min=1_000, held_ms_max=4_000)
 
@@ -124,6 +132,47 @@ async def test_a_new_leader_of_the_source_never_says_zero_of_a_parked_group(mesh
         assert shown.lag.lag_ms != 0
         assert shown.lag_of(G).records is None
         assert shown.lag_of(H).state is StreamState.STREAMING
+
+
+async def freeze_at_b(mesh: Mesh) -> None:
+    """Fix the copy where it stands, as an emergency does before it states the loss."""
+    command = attrs.evolve(mesh.made(CommandStep.FREEZE, B, G, 1), target=B)
+    view, main = await mesh.view(B, G), await mesh[B].store.get(Keys.checkpoint(A))
+    assert main is not None
+    copy = Copy(source=A, main=decode(Checkpoint, main.value), main_revision=main.mod_revision)
+    on = stands_on(view, command, [copy], me=B, incarnation=Incarnation("b-1"))
+    assert isinstance(on, Lineage), on
+    act = freeze(view, command, mesh.token(), ALWAYS, on=on, copy=copy)
+    assert isinstance(await mesh[B].store.commit(act.txn), Committed)
+
+
+async def thaw_at_b(mesh: Mesh) -> None:
+    command = mesh.made(CommandStep.THAW, B, G, 1)
+    act = thaw(await mesh.view(B, G), command, mesh.token(), ALWAYS)
+    assert isinstance(act, Act)
+    assert isinstance(await mesh[B].store.commit(act.txn), Committed)
+
+
+async def test_a_frozen_group_lags_until_it_is_thawed_and_has_followed(mesh: Mesh) -> None:
+    """An emergency that was called off leaves nothing that looks well and is not."""
+    await mesh.clock.advance_ms(6_000)
+    await freeze_at_b(mesh)
+    at_ms = mesh.clock.now_ms()
+    await mesh.write(A, {"/orders/2": "2", "/users/2": "2"})
+    await mesh.write(A, {"/orders/3": "3"})
+    await mesh.clock.advance_ms(3_000)
+
+    shown = status(mesh)
+    assert (shown.behind[0].why, shown.lag.state) == ("held", StreamState.PAUSED)
+    assert shown.lag.lag_ms is not None
+    assert abs(shown.lag.lag_ms - (mesh.clock.now_ms() - at_ms)) <= 60
+    assert (shown.lag.records, shown.lag_of(G).records) == (2, 2)
+    assert (shown.lag_of(H).state, shown.lag_of(H).lag_ms) == (StreamState.STREAMING, 0)
+
+    await thaw_at_b(mesh)
+    await mesh.until(lambda: mesh.is_converged(G))
+    await until_proven(mesh)
+    assert status(mesh).lag.records == 0
 
 
 class OldTarget:
