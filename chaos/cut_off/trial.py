@@ -46,11 +46,13 @@ FIRST_WRITES = 100
 """Acknowledged on each side before anything is cut."""
 LATER_WRITES = 100
 """Acknowledged by the promoted region before anything heals."""
+CUT_WRITES = 3
+"""Acknowledged by the gates of a region that has just been cut off; they have `Tr` for it at most."""
 LATE_WRITES = 10
 """Accepted by the etcd of a half dead region after another has begun to serve."""
-INSIDE_PER_S_MIN = 40.0
+INSIDE_PER_S_MIN = 10.0
 """Of the region's writers, from the cut on until they stop."""
-OUTSIDE_PER_S_MIN = 40.0
+OUTSIDE_PER_S_MIN = 10.0
 """Of those outside, from the first write of the promoted region on until the link heals."""
 INSIDE = "in"
 
@@ -133,7 +135,7 @@ class Trial:
 
         async def is_written() -> bool:
             mine = self.acknowledged(self.source, inside=True, guarded=True)
-            return sum(w.call_ns > self.cut_ns for w in mine) >= LATE_WRITES
+            return sum(w.call_ns > self.cut_ns for w in mine) >= CUT_WRITES
 
         await self.until(is_written, f"{self.source} goes on")
 
