@@ -92,7 +92,8 @@ async def isolate(
                 await trial.served()
             took_effect = trial.judged(cut)
         finally:
-            await trial.come_back(cut)
+            await trial.heal(cut)
+        await trial.come_back()
         await trial.load.stop_writers()
         return await _judged(trial, at_promotion, took_effect)
 

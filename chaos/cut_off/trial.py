@@ -47,7 +47,7 @@ FIRST_WRITES = 100
 LATER_WRITES = 100
 """Acknowledged by the promoted region before anything heals."""
 CUT_WRITES = 3
-"""Acknowledged by the gates of a region that has just been cut off; they have `Tr` for it at most."""
+"""Acknowledged by the gates of a region that has just been cut off, which have `Tr` for it."""
 LATE_WRITES = 10
 """Accepted by the etcd of a half dead region after another has begun to serve."""
 INSIDE_PER_S_MIN = 10.0
@@ -167,14 +167,17 @@ class Trial:
             await self.until(has_late_writes, f"the etcd of {self.source} still accepts writes")
             self.over(f"the etcd of {self.source} accepts what compares the old permit")
 
-    async def come_back(self, cut: Cut) -> None:
-        """Heal every link, and wait until the region has rejoined and all follow."""
+    async def heal(self, cut: Cut) -> None:
+        """Make every link whole again, and start what died."""
         self.healed_ns = time.monotonic_ns()
         cut.heal()
         for process in self.sandbox.replicators[self.source]:
             if not process.is_running:
                 await asyncio.to_thread(process.start)
         self.over("every link is whole again")
+
+    async def come_back(self) -> None:
+        """Wait until the region has rejoined and all follow."""
 
         async def is_back() -> bool:
             new = await self.rejoins()
