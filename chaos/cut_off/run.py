@@ -81,7 +81,7 @@ class Isolation:
 async def isolate(
     sandbox: Sandbox, network: Network, how: How, *, say: Callable[[str], None]
 ) -> Isolation:
-    """Cut the active region off, promote another, heal and judge."""
+    """Outage the active region off, promote another, heal and judge."""
     async with tried(sandbox, network, how, say) as trial:
         await trial.have_traffic()
         cut = trial.cut()

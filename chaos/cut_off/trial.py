@@ -24,7 +24,7 @@ from chaos.cycles.losses import (
     is_guarded,
 )
 from chaos.history import Write
-from chaos.links import COORDINATION, Cut, Network
+from chaos.links import COORDINATION, Outage, Network
 from chaos.planned import Load
 from cli.sandbox.plan import OUTSIDE
 from cli.sandbox.sandbox import Sandbox
@@ -114,8 +114,8 @@ class Trial:
         await self.until(is_flowing, "both sides write")
         self.over(f"both sides write to {self.source} in epoch {self.epoch}")
 
-    def cut(self) -> Cut:
-        """Cut the region off."""
+    def cut(self) -> Outage:
+        """Outage the region off."""
         blind = self.how is How.UNCOORDINATED
         coordination = self.network.link(self.source, COORDINATION)
         cut = self.network.cut([coordination] if blind else self.network.around(self.source))
@@ -123,7 +123,7 @@ class Trial:
         self.over(f"{self.source} is cut off {self.how.value}")
         return cut
 
-    def judged(self, cut: Cut) -> Verdict:
+    def judged(self, cut: Outage) -> Verdict:
         """Judge whether the cut took effect; only those links that have to be in use."""
         needed = [self.network.link(self.source, COORDINATION)]
         if self.how is not How.UNCOORDINATED:
@@ -167,7 +167,7 @@ class Trial:
             await self.until(has_late_writes, f"the etcd of {self.source} still accepts writes")
             self.over(f"the etcd of {self.source} accepts what compares the old permit")
 
-    async def heal(self, cut: Cut) -> None:
+    async def heal(self, cut: Outage) -> None:
         """Make every link whole again, and start what died."""
         self.healed_ns = time.monotonic_ns()
         cut.heal()
