@@ -15,16 +15,11 @@ from typing import Any
 
 import attrs
 
-from chaos.checkers import (
-    Verdict,
-    check_rate,
-)
+from chaos.checkers import Verdict, check_rate
 from chaos.cycles.command import mesh
-from chaos.cycles.losses import (
-    is_guarded,
-)
+from chaos.cycles.losses import is_guarded
 from chaos.history import Write
-from chaos.links import COORDINATION, Outage, Network
+from chaos.links import COORDINATION, Network, Outage
 from chaos.planned import Load
 from cli.sandbox.plan import OUTSIDE
 from cli.sandbox.sandbox import Sandbox
