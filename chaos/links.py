@@ -30,8 +30,8 @@ COORDINATION = "coordination"
 
 
 @attrs.frozen(kw_only=True)
-class Cut:
-    """Links that were cut together, and what had passed each until then."""
+class Outage:
+    """Links that were cut together, and what had passed over each until then."""
 
     passed_before: dict[Link, int]
 
@@ -75,14 +75,14 @@ class Network:
             link for ends, link in self._links.items() if (cluster in ends) and len({*ends}) == 2
         ]
 
-    def cut(self, links: Iterable[Link]) -> Cut:
-        """Cut links at once, and return them to be healed together."""
+    def cut(self, links: Iterable[Link]) -> Outage:
+        """Outage links at once, and return them to be healed together."""
         passed = {}
         for link in links:
             link.cut()
             link.withheld = 0
             passed[link] = link.passed_bytes
-        return Cut(passed_before=passed)
+        return Outage(passed_before=passed)
 
     def store(self, cluster: ClusterName) -> EtcdStore:
         """Return a new store on a region's etcd, reached from outside. Close it."""

@@ -81,7 +81,7 @@ class Isolation:
 async def isolate(
     sandbox: Sandbox, network: Network, how: How, *, say: Callable[[str], None]
 ) -> Isolation:
-    """Cut the active region off, promote another, heal and judge."""
+    """Outage the active region off, promote another, heal and judge."""
     async with tried(sandbox, network, how, say) as trial:
         await trial.have_traffic()
         cut = trial.cut()
@@ -92,7 +92,8 @@ async def isolate(
                 await trial.served()
             took_effect = trial.judged(cut)
         finally:
-            await trial.come_back(cut)
+            await trial.heal(cut)
+        await trial.come_back()
         await trial.load.stop_writers()
         return await _judged(trial, at_promotion, took_effect)
 

@@ -13,9 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from chaos.cut_off.trial import DEADLINE_S, GROUP, INSIDE, INTERVAL_S, How, Trial
-from chaos.cycles.losses import (
-    BARE,
-)
+from chaos.cycles.losses import BARE
 from chaos.links import Network
 from chaos.planned import Load, stop
 from chaos.traffic import CompareWriter, GuardedWriter

@@ -15,16 +15,11 @@ from typing import Any
 
 import attrs
 
-from chaos.checkers import (
-    Verdict,
-    check_rate,
-)
+from chaos.checkers import Verdict, check_rate
 from chaos.cycles.command import mesh
-from chaos.cycles.losses import (
-    is_guarded,
-)
+from chaos.cycles.losses import is_guarded
 from chaos.history import Write
-from chaos.links import COORDINATION, Cut, Network
+from chaos.links import COORDINATION, Network, Outage
 from chaos.planned import Load
 from cli.sandbox.plan import OUTSIDE
 from cli.sandbox.sandbox import Sandbox
@@ -46,11 +41,13 @@ FIRST_WRITES = 100
 """Acknowledged on each side before anything is cut."""
 LATER_WRITES = 100
 """Acknowledged by the promoted region before anything heals."""
+CUT_WRITES = 3
+"""Acknowledged by the gates of a region that has just been cut off, which have `Tr` for it."""
 LATE_WRITES = 10
 """Accepted by the etcd of a half dead region after another has begun to serve."""
-INSIDE_PER_S_MIN = 40.0
+INSIDE_PER_S_MIN = 10.0
 """Of the region's writers, from the cut on until they stop."""
-OUTSIDE_PER_S_MIN = 40.0
+OUTSIDE_PER_S_MIN = 10.0
 """Of those outside, from the first write of the promoted region on until the link heals."""
 INSIDE = "in"
 
@@ -112,8 +109,8 @@ class Trial:
         await self.until(is_flowing, "both sides write")
         self.over(f"both sides write to {self.source} in epoch {self.epoch}")
 
-    def cut(self) -> Cut:
-        """Cut the region off."""
+    def cut(self) -> Outage:
+        """Outage the region off."""
         blind = self.how is How.UNCOORDINATED
         coordination = self.network.link(self.source, COORDINATION)
         cut = self.network.cut([coordination] if blind else self.network.around(self.source))
@@ -121,7 +118,7 @@ class Trial:
         self.over(f"{self.source} is cut off {self.how.value}")
         return cut
 
-    def judged(self, cut: Cut) -> Verdict:
+    def judged(self, cut: Outage) -> Verdict:
         """Judge whether the cut took effect; only those links that have to be in use."""
         needed = [self.network.link(self.source, COORDINATION)]
         if self.how is not How.UNCOORDINATED:
@@ -133,7 +130,7 @@ class Trial:
 
         async def is_written() -> bool:
             mine = self.acknowledged(self.source, inside=True, guarded=True)
-            return sum(w.call_ns > self.cut_ns for w in mine) >= LATE_WRITES
+            return sum(w.call_ns > self.cut_ns for w in mine) >= CUT_WRITES
 
         await self.until(is_written, f"{self.source} goes on")
 
@@ -165,14 +162,17 @@ class Trial:
             await self.until(has_late_writes, f"the etcd of {self.source} still accepts writes")
             self.over(f"the etcd of {self.source} accepts what compares the old permit")
 
-    async def come_back(self, cut: Cut) -> None:
-        """Heal every link, and wait until the region has rejoined and all follow."""
+    async def heal(self, cut: Outage) -> None:
+        """Make every link whole again, and start what died."""
         self.healed_ns = time.monotonic_ns()
         cut.heal()
         for process in self.sandbox.replicators[self.source]:
             if not process.is_running:
                 await asyncio.to_thread(process.start)
         self.over("every link is whole again")
+
+    async def come_back(self) -> None:
+        """Wait until the region has rejoined and all follow."""
 
         async def is_back() -> bool:
             new = await self.rejoins()

@@ -365,6 +365,16 @@ PLANTED: Mapping[str, Planted] = {
         fault_ms_max=4_500,
         rescue_weight=12,
     ),
+    "answer-ends-any-holder": Planted(
+        what="an order to stop that is obeyed late ends the proof of life of whoever holds by then",
+        plant=_without_guards(
+            lambda g: isinstance(g, ValueIs) and g.key == CoordinationKeys.holder(GROUP)
+        ),
+        faults=(Fault.ISOLATE, Fault.BREAK_LINKS),
+        fault_ms_max=4_500,
+        rescue_weight=12,
+        seed=20,
+    ),
     "watch-skips-one": Planted(
         what="the source's watch resumes one revision too late",
         plant=_watch_skips_one,

@@ -14,8 +14,8 @@ from chaos.sim.world import GROUP, PREFIX, World
 from coordinator.failover.record import Failover
 from coordinator.rejoin.record import Rejoin
 from meshkit.codec import Stored, decode
-from meshkit.keys import CoordinationKeys, RegionalKeys
-from meshkit.model import Authority, Routing
+from meshkit.keys import CoordinationKeys, RegionalKeys, parts_below
+from meshkit.model import Authority, Holder, Routing
 from meshkit.names import ClusterName
 from meshkit.ordinals import Epoch, Revision
 from meshkit.promises import Promise
@@ -48,10 +48,12 @@ class CoordinationWitness:
     world: World
     _authority: Authority | None = attrs.field(default=None, init=False)
     _routing: Routing | None = attrs.field(default=None, init=False)
+    _holder: Holder | None = attrs.field(default=None, init=False)
 
     def on_changes(self, changes: RevisionChanges) -> None:
         """Judge one revision."""
         trace = self.world.trace
+        self._judge_holder(changes)
         for change in changes.changes:
             trace.count_in(change.key + b"=" + change.item.value)
             if change.is_delete:
@@ -65,6 +67,19 @@ class CoordinationWitness:
             elif change.key.startswith(CoordinationKeys.rejoins):
                 self._note_rejoin(decode(Rejoin, change.item.value))
         self._judge_together()
+
+    def _judge_holder(self, changes: RevisionChanges) -> None:
+        """An answer takes no proof of life with it but that of the cluster which answers."""
+        below = (parts_below(CoordinationKeys.answers, c.key) for c in changes.changes)
+        answered = {parts[0] for parts in below if parts is not None}
+        for change in changes.changes:
+            if change.key != CoordinationKeys.holder(GROUP):
+                continue
+            before, self._holder = self._holder, None
+            if not change.is_delete:
+                self._holder = decode(Holder, change.item.value)
+            elif before is not None and answered and before.cluster not in answered:
+                self._fail(f"an answer of {answered} ended the proof of life of {before.cluster}")
 
     def _judge_authority(self, now: Authority) -> None:
         before, self._authority = self._authority, now
