@@ -31,7 +31,10 @@ def cpu_s(pid: int) -> float:
 
 def of_sandbox(sandbox: Sandbox) -> dict[str, list[int]]:
     """Return the processes of a sandbox by what they are."""
-    found: dict[str, list[int]] = {}
+    found: dict[str, list[int]] = {
+        "coordinators": [p.pid for p in sandbox.coordinators if p.pid is not None],
+        "coordination etcd": [p.pid for p in sandbox.coordination.members if p.pid is not None],
+    }
     for cluster in sandbox.spec.clusters:
         found[f"replicators of {cluster}"] = [
             p.pid for p in sandbox.replicators[cluster] if p.pid is not None
@@ -67,6 +70,11 @@ class Busy:
         spent = {name: sum(map(cpu_s, pids)) for name, pids in self.pids.items()}
         # With the processes that it has started and waited for.
         return {**spent, "this benchmark": sum(os.times()[:4])}
+
+    def taken_s(self) -> dict[str, float]:
+        """Return the CPU seconds that each has taken since then."""
+        took_s = time.monotonic() - self._began
+        return {name: share * took_s for name, share in self.cores().items()}
 
     def per(self, count: int, what: str) -> str:
         """Say how much CPU time all of them took for each of `count` things."""

@@ -270,7 +270,10 @@ class Crew:
 
     async def _forget_oldest(self, group: GroupName) -> None:
         try:
-            await PastFailovers(store=self.store, term=self.failovers.term).forget_oldest(group)
+            past = PastFailovers(
+                store=self.store, term=self.failovers.term, commits=self.failovers.commits
+            )
+            await past.forget_oldest(group)
         except TermEnded:
             raise
         except MeshError as error:

@@ -57,7 +57,7 @@ from meshkit.model import Authority
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import LeaseId, Revision
 from meshkit.regional import ChainLeases
-from meshkit.store.port import Store
+from meshkit.store.port import Commits, Store
 
 _log = structlog.get_logger()
 
@@ -86,6 +86,8 @@ class Chain:
     on_sealed: Callable[[GroupName], Coroutine[None, None, None]]
     promises: Promises | None = None
     """By which groups with a pact go on while the coordination etcd is silent."""
+    holders: Commits | None = None
+    """What holders are made through, if not each by itself."""
     _calls: ChainCalls = attrs.field(init=False)
     _obedience: Obedience = attrs.field(init=False)
     _outer: Lease | None = attrs.field(default=None, init=False)
@@ -111,6 +113,7 @@ class Chain:
             term=self.term,
             timing=self.timing,
             clock=self.clock,
+            holders=self.holders,
             regional_heard_at_ms=self.clock.now_ms(),
         )
         self._obedience = Obedience(

@@ -14,13 +14,13 @@ from fencing.term import GuardsBroken, Term, commit_in_term
 from fencing.timing import Timing
 from meshkit.clock import Clock
 from meshkit.codec import decode
-from meshkit.errors import LeaseLost, MeshError, TermEnded
+from meshkit.errors import LeaseLost, MeshError, Refused, RevisionConflict, TermEnded
 from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.model import Authority, CoordinationIncarnation
-from meshkit.names import GroupName
+from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT, Epoch, Incarnation, LeaseId, Revision
 from meshkit.regional import ChainLeases
-from meshkit.store.port import RangeResult, Store
+from meshkit.store.port import Commits, RangeResult, Store
 from meshkit.store.txn import Committed, Get, Outcome, Txn
 
 T = TypeVar("T")
@@ -45,6 +45,8 @@ class ChainCalls:
     clock: Clock
     regional_heard_at_ms: int
     """When the regional etcd last answered."""
+    holders: Commits | None = None
+    """What holders are made through, if not each by itself."""
     _incarnation: Incarnation | None = attrs.field(default=None, init=False)
     """The coordination etcd's, when this term's rounds began."""
 
@@ -116,6 +118,25 @@ class ChainCalls:
         """Commit to the coordination etcd."""
         timeout_ms = self.timing.call_timeout_ms
         return await self._within(self.coordination.commit(txn, timeout_ms=timeout_ms))
+
+    async def hold(
+        self, authority: Authority, revision: Revision, *, cluster: ClusterName, lease: LeaseId
+    ) -> None:
+        """Make the group's holder, perhaps together with those of other groups.
+
+        Raises:
+            Refused: the authority moved (`RevisionConflict`), or the group is sealed.
+            OutcomeUnknown: the holder may exist; asking again is safe.
+        """
+        txn = txns.hold(authority, authority_revision=revision, cluster=cluster, lease=lease)
+        commits = self.holders or self.coordination
+        timeout_ms = self.timing.call_timeout_ms
+        outcome = await self._within(commits.commit(txn, timeout_ms=timeout_ms))
+        if isinstance(outcome, Committed):
+            return
+        if txn.guards[0] in outcome.broken:
+            raise RevisionConflict(f"the authority over {authority.group} has moved")
+        raise Refused(f"{authority.group} is sealed: {cluster} is being fenced")
 
     # --- the regional etcd ---------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ from meshkit.model import Authority
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, LeaseId, Revision
 from meshkit.regional import Fence
-from meshkit.store.txn import Committed
 
 _log = structlog.get_logger()
 
@@ -39,15 +38,9 @@ class ChainGroups:
         """
         if authority.active != self.cluster:
             raise RevisionConflict(f"{authority.active} has authority over {authority.group}")
-        txn = txns.hold(authority, authority_revision=revision, cluster=self.cluster, lease=lease)
         # From now on a permit may be on its way, whatever the answer is.
         self.held[authority.group] = authority.epoch
-        outcome = await self.calls.commit_outside(txn)
-        if isinstance(outcome, Committed):
-            return
-        if txn.guards[0] in outcome.broken:
-            raise RevisionConflict(f"the authority over {authority.group} has moved")
-        raise Refused(f"{authority.group} is sealed: {self.cluster} is being fenced")
+        await self.calls.hold(authority, revision, cluster=self.cluster, lease=lease)
 
     async def hold_kept(self, kept: Mapping[GroupName, Fence], lease: LeaseId) -> None:
         """Hold what went on by promise, as far as authority is still here in the same epoch.

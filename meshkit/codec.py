@@ -24,6 +24,7 @@ from meshkit.errors import CorruptRecord, NewerSchema
 from meshkit.vector import ClusterVersionVector
 
 SCHEMA_FIELD = "schema"
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +47,9 @@ S = TypeVar("S", bound=Stored)
 
 _REMEMBERED_BYTES_MAX = 2_048
 """Larger records are decoded each time; so what is remembered stays below some 100 MiB."""
+_HUGE_BYTES_MIN = 16_384
+_HUGE_REMEMBERED = 8
+"""So many records of at least so many bytes are remembered nevertheless."""
 
 
 def encode(record: Stored) -> bytes:
@@ -62,10 +66,12 @@ def decode(cls: type[S], raw: bytes) -> S:
         NewerSchema: it was written by a newer MeshKit.
         CorruptRecord: it is not a record of this class at all.
     """
-    if len(raw) > _REMEMBERED_BYTES_MAX:
+    if _REMEMBERED_BYTES_MAX < len(raw) < _HUGE_BYTES_MIN:
         return _decode(cls, raw)
-    # Mirrors show thousands of small records again and again: groups, authorities, fences.
-    remembered = _remembered(cls, raw)  # type: ignore[arg-type] # a class has a hash
+    # Mirrors show thousands of small records again and again: groups, authorities, fences. And the
+    # few that tell of every group of a region are read by everybody who looks at the mesh.
+    remember = _remembered if len(raw) <= _REMEMBERED_BYTES_MAX else _remembered_huge
+    remembered = remember(cls, raw)  # type: ignore[arg-type] # a class has a hash
     return cast("S", remembered)
 
 
@@ -85,13 +91,18 @@ def _decode(cls: type[S], raw: bytes) -> S:
         )
     if version < cls.VERSION:
         fields = cls.upcast(version, fields)
-    known = {a.name for a in attrs.fields(cls)} - {"unknown"}
+    known = _names(cls)  # type: ignore[arg-type] # a class has a hash
     unknown = {k: v for k, v in fields.items() if k not in known}
     try:
         record = _converter().structure({k: fields[k] for k in known & fields.keys()}, cls)
     except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
         raise CorruptRecord(f"{name} record is damaged: {error} in {raw[:200]!r}") from error
-    return attrs.evolve(record, unknown=unknown)
+    return attrs.evolve(record, unknown=unknown) if unknown else record
+
+
+@functools.cache
+def _names(cls: type[Stored]) -> frozenset[str]:
+    return frozenset(field.name for field in attrs.fields(cls)) - {"unknown"}
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -99,10 +110,14 @@ def _remembered(cls: type[Stored], raw: bytes) -> Stored:
     return _decode(cls, raw)
 
 
+@functools.lru_cache(maxsize=_HUGE_REMEMBERED)
+def _remembered_huge(cls: type[Stored], raw: bytes) -> Stored:
+    return _decode(cls, raw)
+
+
 def canonical(fields: object) -> bytes:
     """Return any JSON value as canonical bytes."""
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
+    return _CANONICAL.encode(fields).encode()
 
 
 def to_plain(record: object) -> Any:

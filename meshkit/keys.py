@@ -11,7 +11,7 @@ RESERVED = b"/mesh/"
 
 
 def _key(*parts: str | int) -> bytes:
-    return ROOT + "/".join(str(part) for part in parts).encode()
+    return ROOT + "/".join(map(str, parts)).encode()
 
 
 class CoordinationKeys:
@@ -280,6 +280,11 @@ class RegionalKeys:
     def fence(group: GroupName) -> bytes:
         """The greatest command obeyed for the group and what came of it (4.1 rule 1)."""
         return _key("fence", group)
+
+    @staticmethod
+    def segments_of(group: GroupName) -> bytes:
+        """Begins the segments of one group, of all its epochs."""
+        return _key("segments", group, "")
 
     @staticmethod
     def segment_opened(group: GroupName, epoch: Epoch) -> bytes:

@@ -7,7 +7,7 @@ is decided from it is guarded by revisions when it is written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 
@@ -38,6 +38,7 @@ class PrefixMirror:
         self._clock = clock
         self._listeners: list[Callable[[frozenset[bytes]], None]] = []
         self._moved = asyncio.Event()
+        self._waiting: dict[bytes, set[asyncio.Event]] = {}
 
     def on_change(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Call `listener` with the keys that changed, after each revision that changed some."""
@@ -50,6 +51,22 @@ class PrefixMirror:
             self._moved.clear()
             yield
             await self._moved.wait()
+
+    async def changes_of(self, key: bytes) -> AsyncGenerator[None, None]:
+        """Yield once when ready and then after each change of this key; others wake nobody."""
+        await self.ready.wait()
+        moved = asyncio.Event()
+        waiting = self._waiting.setdefault(key, set())
+        waiting.add(moved)
+        try:
+            while True:
+                moved.clear()
+                yield
+                await moved.wait()
+        finally:
+            waiting.discard(moved)
+            if not waiting and self._waiting.get(key) is waiting:
+                del self._waiting[key]
 
     async def run(self) -> None:
         """Mirror until cancelled; survives the store's absence."""
@@ -93,4 +110,8 @@ class PrefixMirror:
         self.revision = revision
         for listener in self._listeners:
             listener(changed)
+        if self._waiting:
+            for key in changed & self._waiting.keys():
+                for moved in self._waiting[key]:
+                    moved.set()
         self._moved.set()

@@ -9,8 +9,8 @@ successor finds the outcome in the fence and gives the same answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import structlog
 
@@ -37,7 +37,7 @@ from replicator.elsewhere import NOWHERE, Elsewhere
 from replicator.group_leases import GroupLeases
 from replicator.lease_claims import LeasesTaken
 from replicator.rescue import Rescue
-from replicator.reversal import Reversal, follow_back
+from replicator.reversal import Reversal, Untouched, follow_back
 from replicator.standing import read_standing
 
 _log = structlog.get_logger()
@@ -66,7 +66,9 @@ class Agent:
         inbound: Inbound,
         outbound: Outbound,
         elsewhere: Elsewhere = NOWHERE,
+        local: Untouched | None = None,
     ) -> None:
+        self._local = local
         self.region = region
         self._chain = chain
         self._inbound = inbound
@@ -93,16 +95,21 @@ class Agent:
         self._answering = Answering(region.cluster, region.coordination, self.answered)
         self._obeying: dict[GroupName, tuple[Token, asyncio.Task[None]]] = {}
         self._answered: dict[GroupName, Token] = {}
+        self._commanded: set[bytes] = set()
+        """Commands that have changed and were not looked at yet."""
+        self.commands.on_change(self._on_commands)
 
     async def run(self) -> None:
         """Obey until cancelled (the end of the region's term cancels)."""
+        self._commanded.update(self.commands.entries)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for mirror in (self.commands, *self._read_first):
                     tasks.create_task(mirror.run())
                 await self.loaded()
                 async for _ in self.commands.changes():
-                    self._dispatch(tasks)
+                    changed, self._commanded = self._commanded, set()
+                    self._dispatch(tasks, changed)
         finally:
             self._obeying.clear()
 
@@ -115,8 +122,15 @@ class Agent:
         for mirror in self._read_first:
             await mirror.ready.wait()
 
-    def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
-        for item in self.commands.entries.values():
+    def _on_commands(self, keys: frozenset[bytes]) -> None:
+        self._commanded |= keys
+
+    def _dispatch(self, tasks: asyncio.TaskGroup, changed: Iterable[bytes]) -> None:
+        """Begin to obey the commands that have changed, and look at no other."""
+        for key in sorted(changed):
+            item = self.commands.entries.get(key)
+            if item is None:
+                continue
             try:
                 command = decode(Command, item.value)
             except MeshError as error:
@@ -270,15 +284,17 @@ class Agent:
 
     async def _authority(self, command: Command) -> tuple[Authority, Revision]:
         """Wait for the authority that the command belongs to, and return it."""
-        async for _ in self.authorities.changes():
-            item = self.authorities.entries.get(CoordinationKeys.authority(command.group))
-            if item is None:
-                continue
-            authority = decode(Authority, item.value)
-            if authority.epoch > command.epoch:
-                raise Refused(f"authority has moved on to epoch {authority.epoch}")
-            if authority.epoch == command.epoch and authority.active == self.region.cluster:
-                return authority, item.mod_revision
+        key = CoordinationKeys.authority(command.group)
+        async with aclosing(self.authorities.changes_of(key)) as changes:
+            async for _ in changes:
+                item = self.authorities.entries.get(key)
+                if item is None:
+                    continue
+                authority = decode(Authority, item.value)
+                if authority.epoch > command.epoch:
+                    raise Refused(f"authority has moved on to epoch {authority.epoch}")
+                if authority.epoch == command.epoch and authority.active == self.region.cluster:
+                    return authority, item.mod_revision
         raise AssertionError("mirrors end only by cancellation")
 
     async def _fit_to_open(self, command: Command, lineage: Lineage, token: Token) -> FenceView:
@@ -338,6 +354,7 @@ class Agent:
             group=command.group,
             prefixes=tuple(prefix.encode() for prefix in covered),
             now_ms=self.region.clock.wall_ms(),
+            local=self._local,
         )
         await follow_back(reversal, command, self._inbound, self.leases)
         return answer

@@ -34,7 +34,7 @@ from replicator.plan import (
     plan_side,
 )
 from replicator.record import Record
-from replicator.region import read_region
+from replicator.region import RegionReader
 from replicator.region_state import RegionState
 from replicator.room import Pace
 from replicator.transaction import Prepared, checkpoint_at, committed, prepare
@@ -79,8 +79,8 @@ class Applier:
         """Held while a transaction is settled; whoever holds it stops the stream for a moment."""
         self.pace = Pace(limits)
         self._store = store
-        self._me = me
-        self._source = source
+        self._reader = RegionReader(store)
+        self._me, self._source = me, source
         self._term_guard = term_guard
         self._has_given_up = has_given_up
         self._is_exact = is_exact
@@ -100,7 +100,7 @@ class Applier:
     async def region(self) -> RegionState:
         """Return the region's state, read again if something moved."""
         if self._state is None:
-            self._state = await read_region(self._store)
+            self._state = await self._reader.read()
             self.joins_version += 1
         return self._state
 

@@ -9,7 +9,7 @@ while no replicator leads the region is not seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 import attrs
@@ -20,7 +20,7 @@ from meshkit.errors import Compacted, CorruptRecord, MeshError, TermEnded
 from meshkit.keys import ROOT, RegionalKeys, last_part, parts_below
 from meshkit.model import Group
 from meshkit.names import GroupName
-from meshkit.ordinals import Revision
+from meshkit.ordinals import ABSENT, Revision, Sequence
 from meshkit.regional import Fence, FenceMode
 from meshkit.store.port import Change, RevisionChanges
 from meshkit.store.txn import (
@@ -34,8 +34,10 @@ from meshkit.store.txn import (
     prefix_range,
 )
 from replicator.agent_ports import Region
+from replicator.awaited import AwaitedPositions
+from replicator.local_writes import LocalWrites, PrefixOwners
 from replicator.shared_watch import WatchAll, alone
-from replicator.tail import ran_out_of
+from replicator.tail import head_of, ran_out_of
 from replicator.together import together
 
 _log = structlog.get_logger()
@@ -46,8 +48,8 @@ KEY_BYTES_MAX = 400
 """Of a listed key: a longer one is cut off."""
 STORE_INTERVAL_MS = 1_000
 RETRY_MS = 250
-
-GroupPrefixes = Mapping[bytes, GroupName]
+LOOK_BACK_MAX = 50_000
+"""For so many revisions it is looked back at what groups wrote that stopped before this began."""
 
 
 @attrs.frozen(kw_only=True)
@@ -87,11 +89,18 @@ class ForeignFold:
     far as was seen.
     """
 
-    def __init__(self, fences: Iterable[KeyValue] = (), stored: Iterable[KeyValue] = ()) -> None:
+    def __init__(
+        self,
+        fences: Iterable[KeyValue] = (),
+        stored: Iterable[KeyValue] = (),
+        *,
+        seen: Revision = ABSENT,
+    ) -> None:
         self.found: dict[GroupName, ForeignWrites] = {}
+        self.local = LocalWrites(seen)
+        """Of the groups that are active here as well."""
         self._passive: set[GroupName] = set()
-        self._prefixes: GroupPrefixes = {}
-        self._starts: tuple[bytes, ...] = ()
+        self._owners = PrefixOwners()
         for item in fences:
             self._on_fence(Change(item=item, is_delete=False))
         for item in stored:
@@ -101,15 +110,16 @@ class ForeignFold:
 
     def set_groups(self, groups: Iterable[Group]) -> None:
         """Say which keys belong to which group, from now on."""
-        self._prefixes = {p: group.name for group in groups for p in group.prefix_bytes}
-        self._index()
+        scopes = {group.name: group.prefix_bytes for group in groups}
+        self._owners = PrefixOwners({p: name for name, scope in scopes.items() for p in scope})
+        self.local.set_groups(scopes)
 
     def deletes_to_explain(self, item: RevisionChanges) -> list[bytes]:
         """Return the keys of passive groups that the revision deletes, unless it is an apply."""
-        if not self._starts or _is_apply(item):
+        if not self._passive or _is_apply(item):
             return []
         deleted = (change.key for change in item.changes if change.is_delete)
-        return [key for key in deleted if key.startswith(self._starts)]
+        return [key for key in deleted if self._owner(key) is not None]
 
     def take(
         self, item: RevisionChanges, *, expired: Container[bytes] = ()
@@ -129,17 +139,28 @@ class ForeignFold:
                 self._on_fence(change)
             elif change.is_delete and change.key in expired:
                 continue
-            elif self._starts and change.key.startswith(self._starts):
+            elif self._passive and self._owner(change.key) is not None:
                 foreign.append(change)
         if not is_apply:
             for change in foreign:
                 self._add(change, item.revision)
+        self.local.take(item, self._owners, is_apply=is_apply)
         groups = before.keys() | self.found.keys()
         return frozenset(g for g in groups if before.get(g) is not self.found.get(g))
 
+    def look_back(self, item: RevisionChanges) -> None:
+        """Take in a revision from before the fences were read: only what it changed counts."""
+        self.local.take(item, self._owners, is_apply=_is_apply(item))
+
+    def _owner(self, key: bytes) -> GroupName | None:
+        """Return the passive group that the key belongs to, if any."""
+        owner = self._owners.owner_of(key)
+        return owner if owner in self._passive else None
+
     def _add(self, change: Change, revision: Revision) -> None:
-        prefix = next(p for p in self._starts if change.key.startswith(p))
-        group = self._prefixes[prefix]
+        group = self._owner(change.key)
+        if group is None:
+            return  # It is active here since this very revision.
         writes = self.found.get(group) or ForeignWrites(group=group)
         key = change.key[:KEY_BYTES_MAX].decode(errors="backslashreplace")
         one = ForeignWrite(key=key, revision=revision, deleted=change.is_delete)
@@ -167,10 +188,6 @@ class ForeignFold:
                 self.found.pop(group, None)
             else:
                 self._passive.add(group)
-        self._index()
-
-    def _index(self) -> None:
-        self._starts = tuple(p for p, g in self._prefixes.items() if g in self._passive)
 
 
 class ForeignWatch:
@@ -189,6 +206,20 @@ class ForeignWatch:
         self._fold = ForeignFold()
         self._due: set[GroupName] = set()
         self._changed = asyncio.Event()
+        self._positions = AwaitedPositions()
+        self._may_look_back = True
+
+    async def untouched(
+        self, group: GroupName, prefixes: Iterable[bytes], after: Sequence, *, deletes: bool = False
+    ) -> bool:
+        """Return whether nothing but applies changed (or deleted) keys, up to now, for certain.
+
+        Now is the revision that the region's etcd has when asked.
+        """
+        head = await head_of(self.region.regional)
+        while self._fold.local.seen < head:
+            await self._positions.until(Sequence(head))
+        return self._fold.local.untouched(group, prefixes, Revision(after), deletes=deletes)
 
     @property
     def found(self) -> Mapping[GroupName, ForeignWrites]:
@@ -208,30 +239,45 @@ class ForeignWatch:
             try:
                 await self._follow(await self._load())
             except Compacted as error:
+                self._may_look_back = False
                 _log.warning("foreign_watch.began_anew", why=str(error))
             except MeshError as error:
                 _log.warning("foreign_watch.interrupted", why=str(error))
                 await self.region.clock.sleep_ms(RETRY_MS)
 
     async def _load(self) -> Revision:
+        """Begin a fold, and return as of which revision it stands."""
         outcome = await self.region.regional.commit(
             Txn(
                 operations=(
                     Get(*prefix_range(RegionalKeys.fences)),
                     Get(*prefix_range(RegionalKeys.foreign_writes)),
+                    Get(*prefix_range(RegionalKeys.segments), keys_only=True),
                 )
             )
         )
         assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
-        self._fold = ForeignFold(*outcome.reads)
+        fences, stored, segments = outcome.reads
+        seen = outcome.revision
+        if self._may_look_back:
+            # What stopped here and does not follow yet will be asked about: one reading for all.
+            cuts = (cut for cut in unfollowed_cuts(fences, segments) if seen - cut < LOOK_BACK_MAX)
+            seen = min(cuts, default=seen)
+        self._fold = ForeignFold(fences, stored, seen=seen)
         self.regroup()
+        self._positions.wake_all()
         return outcome.revision
 
-    async def _follow(self, seen: Revision) -> None:
-        start = Revision(seen + 1)
+    async def _follow(self, stands_at: Revision) -> None:
+        start = Revision(self._fold.local.seen + 1)
         async with self._watch_all(start) as items:
             async for item in items:
-                if isinstance(item, RevisionChanges):
+                if not isinstance(item, RevisionChanges):
+                    continue
+                if item.revision <= stands_at:
+                    self._fold.look_back(item)
+                    self._positions.on_position(Sequence(item.revision))
+                else:
                     self._take(item, await self._expired(item))
 
     async def _expired(self, item: RevisionChanges) -> frozenset[bytes]:
@@ -249,7 +295,9 @@ class ForeignWatch:
             return frozenset()
 
     def _take(self, item: RevisionChanges, expired: frozenset[bytes]) -> None:
-        for group in self._fold.take(item, expired=expired):
+        changed = self._fold.take(item, expired=expired)
+        self._positions.on_position(Sequence(item.revision))
+        for group in changed:
             writes = self.found.get(group)
             if writes is not None and group not in self._due:
                 # Once for each time the list is stored, not for each write.
@@ -284,6 +332,19 @@ class ForeignWatch:
             )
             if not isinstance(outcome, Committed):
                 raise TermEnded("another replicator leads this region")
+
+
+def unfollowed_cuts(fences: Iterable[KeyValue], segments: Iterable[KeyValue]) -> Iterator[Revision]:
+    """Yield where groups stopped here that do not follow a successor yet."""
+    at = {item.key: item.mod_revision for item in segments}
+    for item in fences:
+        try:
+            fence = decode(Fence, item.value)
+        except CorruptRecord:
+            continue
+        cut = at.get(RegionalKeys.segment_cut(fence.group, fence.epoch))
+        if cut is not None:
+            yield cut
 
 
 def _is_apply(item: RevisionChanges) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 import attrs
@@ -16,13 +17,15 @@ import structlog
 
 from meshkit.clock import Clock
 from meshkit.codec import decode
-from meshkit.errors import MeshError, Refused, TermEnded
+from meshkit.errors import CorruptRecord, MeshError, Refused, TermEnded
+from meshkit.keys import RegionalKeys, last_part, parts_below
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, Incarnation, Sequence, Token
 from meshkit.regional import Checkpoint, GroupCheckpoint
 from meshkit.store.port import Store
 from meshkit.store.txn import Guard
 from replicator.arrivals import TakenIn
+from replicator.awaited import AwaitedGroups, AwaitedPositions
 from replicator.inbound_stream import InboundStream
 from replicator.limits import DEFAULT_LIMITS, Limits
 from replicator.link.port import Dialer
@@ -67,6 +70,9 @@ class Inbound:
         self._exact: frozenset[GroupName] = frozenset()
         self._replaced: dict[ClusterName, frozenset[Incarnation]] = {}
         self._pulse = Pulse()
+        self._positions: defaultdict[ClusterName, AwaitedPositions] = defaultdict(AwaitedPositions)
+        self._incarnations: dict[ClusterName, Incarnation | None] = {}
+        self._changes = AwaitedGroups()
         self._began_ms = clock.now_ms()
         self.mirror.on_change(self._on_region_change)
 
@@ -110,6 +116,7 @@ class Inbound:
         await self.mirror.ready.wait()
         while True:
             self._adjust(tasks)
+            self._wake_all_waiting()
             await self._pulse.wait()
 
     def _adjust(self, tasks: Scope) -> None:
@@ -150,9 +157,40 @@ class Inbound:
         return self._clock.now_ms() - gone_since_ms >= self._limits.parent_patience_ms
 
     def _on_region_change(self, changed: frozenset[bytes]) -> None:
-        self._pulse.beat()
+        for key in changed:
+            self._wake_waiting(key)
         for stream in self._streams.values():
             stream.nudge()
+
+    def _wake_waiting(self, key: bytes) -> None:
+        """Wake whoever waits for what this key says."""
+        parts = parts_below(RegionalKeys.checkpoints, key)
+        if parts is None:
+            self._changes.on_change(GroupName(last_part(key)))
+        elif len(parts) == 2:
+            self._changes.on_change(GroupName(parts[1]))
+        elif len(parts) > 2:
+            self._changes.wake_all()
+        else:
+            self._wake_positions(ClusterName(parts[0]))
+
+    def _wake_positions(self, source: ClusterName) -> None:
+        try:
+            own = self.mirror.checkpoint(source)
+        except CorruptRecord:
+            own = None  # Whoever waits for it is told.
+        incarnation = own.incarnation if own else None
+        if own is None or incarnation != self._incarnations.get(source):
+            self._positions[source].wake_all()
+        else:
+            self._positions[source].on_position(own.sequence)
+        self._incarnations[source] = incarnation
+
+    def _wake_all_waiting(self) -> None:
+        """Other streams than before bring what is waited for."""
+        self._changes.wake_all()
+        for awaited in self._positions.values():
+            awaited.wake_all()
 
     async def resend(self, source: ClusterName, after: Sequence) -> Resend:
         """Have everything of `source` past `after` sent again, and return what came.
@@ -201,7 +239,7 @@ class Inbound:
             stream = self._streams.get(source)
             if stream is not None:
                 stream.demand(sequence)
-            await self._pulse.wait()
+            await self._positions[source].until(sequence)
 
     async def wait_taken_in(
         self, source: ClusterName, group: GroupName, epoch: Epoch, *, seal: Token, quiet_ms: int
@@ -243,4 +281,4 @@ class Inbound:
             fence = self.mirror.fence(group)
             if fence and fence.epoch >= epoch and not self.mirror.is_out_of_step(group):
                 return
-            await self._pulse.wait()
+            await self._changes.change_of(group)

@@ -52,6 +52,7 @@ from replicator.promises import AskedPromises
 from replicator.quarantine_count import QuarantineCount
 from replicator.replayer import Replayer
 from replicator.reporter import Reporter
+from replicator.sharing import Sharing
 from replicator.spool.spooler import SpoolSettings
 from replicator.together import together
 from replicator.upkeep import Upkeep
@@ -104,6 +105,7 @@ class Leadership:
         self._chain_ended = asyncio.Event()
         clock, cluster = home.clock, home.cluster
         region = _region(home, term, incarnation)
+        self._sharing = Sharing.of(regional=home.regional, coordination=home.coordination)
         self._pauses = Pauses(home.coordination, clock)
         self.outbound = _outbound(home, term, incarnation, history, self._pauses)
         self.examiner = _examiner(home, term, incarnation)
@@ -120,22 +122,31 @@ class Leadership:
             obey=self._obey_authority,
             on_sealed=self._obey_seal,
             promises=self._promises(),
+            holders=self._sharing.coordination,
         )
+        hand = self._sharing.region(region)
+        watch = self.outbound.shared_watch.watch
+        self._foreign = ForeignWatch(hand, self._member_groups, watch=watch)
         self.agent = Agent(
-            region,
+            hand,
             chain=self.chain,
             inbound=self.inbound,
             outbound=self.outbound,
             elsewhere=Elsewhere(asker=home.asker, endpoints=self._endpoints),
+            local=self._foreign,
         )
         self._standstill = self._still(region)
         self._replayer = Replayer(region, self.inbound, authorities=self.agent.authorities)
-        self.upkeep = Upkeep(region, self.agent, chain=self.chain)
-        watch = self.outbound.shared_watch.watch
-        self._foreign = ForeignWatch(region, self.upkeep.member_groups, watch=watch)
+        self.upkeep = Upkeep(hand, self.agent, chain=self.chain)
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
-        self.reporter = Reporter(
+        self.reporter = self._reporter(region)
+        self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
+        self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
+        self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
+
+    def _reporter(self, region: Region) -> Reporter:
+        return Reporter(
             region,
             self.upkeep,
             streams=self.outbound,
@@ -143,14 +154,14 @@ class Leadership:
             inbound_problems=self.inbound.problems,
             foreign=self._foreign,
             obstacles=self.agent.leases.obstacles.found,
-            identity=identity,
+            identity=self._identity,
             quarantined=self._quarantined.of,
-            history=history,
-            certificate_not_after_ms=home.certificate_not_after_ms,
+            history=self._history,
+            certificate_not_after_ms=self._home.certificate_not_after_ms,
         )
-        self._clusters = PrefixMirror(home.coordination, CoordinationKeys.clusters, clock=clock)
-        self._adoptions = PrefixMirror(home.coordination, CoordinationKeys.adoptions, clock=clock)
-        self.verifier = Verifier(region, self._comparer(), on_join=self.inbound.refresh)
+
+    def _member_groups(self) -> Iterable[Group]:
+        return self.upkeep.member_groups()
 
     def _promises(self) -> AskedPromises:
         home = self._home
@@ -200,6 +211,7 @@ class Leadership:
             TermEnded: another replicator leads this region.
         """
         await together(
+            *self._sharing.running(),
             self.agent.run(),
             self.agent.leases.run(),
             self.upkeep.run(),

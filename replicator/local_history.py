@@ -15,7 +15,7 @@ from meshkit.codec import decode
 from meshkit.errors import Compacted, MeshError, Unreachable
 from meshkit.keys import CoordinationKeys, RegionalKeys, last_part
 from meshkit.mirror import PrefixMirror
-from meshkit.names import ClusterName
+from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Incarnation, Revision, Sequence
 from meshkit.regional import RegionIncarnation
 from meshkit.status import StandbyPosition
@@ -244,16 +244,23 @@ async def _end(running: asyncio.Future[None] | None) -> None:
         await asyncio.gather(running, return_exceptions=True)
 
 
+HistoryAt = tuple[SegmentMap, SpoolReading | None]
+"""The segments at a position, and what of the spool follows it where etcd's history does not."""
+
+
 async def history_at(
-    store: Store, spool: Spool | None, position: Sequence
-) -> tuple[SegmentMap, SpoolReading | None]:
+    store: Store, spool: Spool | None, position: Sequence, *, group: GroupName | None = None
+) -> HistoryAt:
     """Return the segments at a position; and the spool, where etcd's history begins too late.
+
+    With a `group` no more than its own need be there: a thousand that are copied at once would
+    otherwise read those of all a thousand times.
 
     Raises:
         Compacted: neither of them has it.
     """
     try:
-        return await load_segments(store, Revision(position)), None
+        return await load_segments(store, Revision(position), group=group), None
     except Compacted:
         reading = await spool.open_at(position) if spool is not None else None
         if reading is None:

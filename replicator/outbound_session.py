@@ -22,7 +22,7 @@ from replicator.lag import StreamLag
 from replicator.lease_terms import LeaseTerms
 from replicator.limits import DEFAULT_LIMITS, Limits
 from replicator.link.port import LinkLost, SourceEnd
-from replicator.local_history import LocalHistory, history_at
+from replicator.local_history import HistoryAt, LocalHistory, history_at
 from replicator.messages import Compared, Hello, Join, Leave, RefusalCode
 from replicator.pulse import Pulse, either
 from replicator.segments import SegmentMap
@@ -177,9 +177,9 @@ class OutboundSession:
         _log.info("target.welcomed", target=self.target, start=begun.start, is_fresh=begun.is_fresh)
         return self._tail_after(begun.start, begun.segments, begun.spooled)
 
-    async def _history_at(self, position: Sequence) -> tuple[SegmentMap, SpoolReading | None]:
+    async def _history_at(self, at: Sequence, group: GroupName | None = None) -> HistoryAt:
         spool = self._history.spool(self._incarnation) if self._history else None
-        return await history_at(self._store, spool, position)
+        return await history_at(self._store, spool, at, group=group)
 
     def _tail_after(
         self, after: Sequence, segments: SegmentMap, spooled: SpoolReading | None
@@ -333,7 +333,7 @@ class OutboundSession:
             while self._sender.sent_through < cut:
                 await self._pulse.wait()
             try:
-                segments, spooled = await self._history_at(cut)
+                segments, spooled = await self._history_at(cut, join.group)
                 if resume is None or resume.phase is JoinPhase.COPYING:
                     cursor = resume.cursor if resume else None
                     await self._copy(join, segments, cut, cursor)

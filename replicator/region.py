@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
+
 from meshkit.clock import Clock
 from meshkit.codec import decode
 from meshkit.keys import RegionalKeys, parts_below
 from meshkit.mirror import PrefixMirror
 from meshkit.names import ClusterName, GroupName
+from meshkit.ordinals import Revision
 from meshkit.regional import Checkpoint, Fence
 from meshkit.store.port import Store
 from meshkit.store.txn import Committed, KeyValue, Txn, prefix_range
@@ -20,9 +23,38 @@ from replicator.region_state import (
     torn_groups,
 )
 
+LARGE_GROUPS = 200
+"""With more groups than that a region is read in pages."""
+
+
+@attrs.define
+class RegionReader:
+    """Reads the state of a region again and again.
+
+    A large one is read in pages, so that no request is long: etcd before 3.5.5 panics when a
+    transaction that only reads is given up in the middle (etcd #14110).
+    """
+
+    store: Store
+    _is_large: bool = attrs.field(default=False, init=False)
+
+    async def read(self) -> RegionState:
+        """Return the state of the region at one revision.
+
+        Raises:
+            Unreachable, OutcomeUnknown: nothing was read, nothing was changed.
+            Compacted: history moves faster than it is read.
+        """
+        if self._is_large:
+            state = region_of(await _read_in_pages(self.store))
+        else:
+            state = await read_region(self.store)
+        self._is_large = len(state.fences) > LARGE_GROUPS
+        return state
+
 
 async def read_region(store: Store) -> RegionState:
-    """Return the state of the region at one revision.
+    """Return the state of the region at one revision, in one request.
 
     Raises:
         Unreachable, OutcomeUnknown: nothing was read, nothing was changed.
@@ -30,6 +62,15 @@ async def read_region(store: Store) -> RegionState:
     outcome = await store.commit(Txn(operations=REGION_READS))
     assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
     return region_of(outcome.reads)
+
+
+async def _read_in_pages(store: Store) -> tuple[tuple[KeyValue, ...], ...]:
+    at = (await store.range((RegionalKeys.fence_index, b""), keys_only=True)).revision
+    results = [
+        await store.range((get.key, get.end), revision=at, limit=get.limit, keys_only=get.keys_only)
+        for get in REGION_READS
+    ]
+    return tuple(tuple(result.items) for result in results)
 
 
 class RegionMirror(PrefixMirror):
@@ -42,6 +83,8 @@ class RegionMirror(PrefixMirror):
         super().__init__(store, RegionalKeys.checkpoints, clock=clock)
         # checkpoint/... < fence-index < fence/...: one range holds all three.
         self._range = (RegionalKeys.checkpoints, prefix_range(RegionalKeys.fences)[1])
+        self._joined: dict[GroupName, dict[JoinKey, bytes]] = {}
+        self._parts: set[bytes] = set()
 
     def checkpoint(self, source: ClusterName) -> Checkpoint | None:
         """Return the stored main checkpoint of a source."""
@@ -55,12 +98,11 @@ class RegionMirror(PrefixMirror):
 
     def joins(self) -> Mapping[JoinKey, KeyValue]:
         """Return the keys of every group that is out of step."""
-        found: dict[JoinKey, KeyValue] = {}
-        for key, item in self.entries.items():
-            parts = parts_below(RegionalKeys.checkpoints, key)
-            if parts is not None and len(parts) == 2:
-                found[ClusterName(parts[0]), GroupName(parts[1])] = item
-        return found
+        return {
+            join: self.entries[key]
+            for joined in self._joined.values()
+            for join, key in joined.items()
+        }
 
     def has_moved(self, known: RegionState) -> bool:
         """Return whether somebody else moved a fence or a join since the region was read."""
@@ -69,8 +111,31 @@ class RegionMirror(PrefixMirror):
 
     def is_out_of_step(self, group: GroupName) -> bool:
         """Return whether the group has a checkpoint of its own, or a part of a transaction."""
-        return any(join[1] == group for join in self.joins()) or group in self.torn()
+        return group in self._joined or group in self.torn()
 
     def torn(self) -> frozenset[GroupName]:
         """Return the groups that hold a part of a transaction, and not yet the whole."""
-        return torn_groups(self.entries.values())
+        return torn_groups(self.entries[key] for key in self._parts)
+
+    def _advance(self, revision: Revision, changed: frozenset[bytes]) -> None:
+        """Look at the checkpoints that have changed: thousands of groups wait for theirs."""
+        for key in changed:
+            parts = parts_below(RegionalKeys.checkpoints, key)
+            if parts is None or len(parts) == 1:
+                continue
+            if len(parts) == 2:
+                self._on_join((ClusterName(parts[0]), GroupName(parts[1])), key)
+            elif key in self.entries:
+                self._parts.add(key)
+            else:
+                self._parts.discard(key)
+        super()._advance(revision, changed)
+
+    def _on_join(self, join: JoinKey, key: bytes) -> None:
+        joined = self._joined.setdefault(join[1], {})
+        if key in self.entries:
+            joined[join] = key
+        else:
+            joined.pop(join, None)
+        if not joined:
+            del self._joined[join[1]]

@@ -7,7 +7,9 @@ are needed exactly when the region is gone (architecture 4.1 rule 5, 5.1 rule 8)
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Ordered
 from types import MappingProxyType
 from typing import Protocol
 
@@ -155,7 +157,7 @@ class Reporter:
         return Reading(
             cluster=self.region.cluster,
             streams=self._streams.statuses(),
-            groups={g.name: self._group(g.name) for g in self._upkeep.member_groups()},
+            groups=self._groups(),
             foreign_writes=self._foreign_count(),
             leases_problem=self._leases.problem(),
             kept=self._leases.kept,
@@ -186,7 +188,7 @@ class Reporter:
             alarms=status.alarms,
             certificate_not_after_ms=self._not_after_ms,
             foreign_writes=self._foreign_count(),
-            groups={g.name: self._group(g.name) for g in self._upkeep.member_groups()},
+            groups=self._groups(),
             at_ms=self.region.clock.wall_ms(),
             problems=tuple(problems),
             positions=self._applied(),
@@ -203,16 +205,25 @@ class Reporter:
     def _foreign_count(self) -> int:
         return sum(writes.count for writes in self._foreign.found.values())
 
-    def _group(self, group: GroupName) -> GroupHealth:
+    def _groups(self) -> dict[GroupName, GroupHealth]:
+        """Return how each group stands; every checkpoint is looked at once, not for each group."""
+        entries = self._upkeep.joins.entries
+        torn = torn_groups(entries.values())
+        joins: defaultdict[GroupName, list[GroupCheckpoint]] = defaultdict(list)
+        for key, entry in entries.items():
+            if is_group_checkpoint(key):
+                joins[GroupName(last_part(key))].append(decode(GroupCheckpoint, entry.value))
+        return {
+            group.name: self._group(group.name, joins.get(group.name, []), group.name in torn)
+            for group in self._upkeep.member_groups()
+        }
+
+    def _group(
+        self, group: GroupName, joins: Ordered[GroupCheckpoint], is_torn: bool
+    ) -> GroupHealth:
         item = self._upkeep.fences.entries.get(RegionalKeys.fence(group))
         fence = decode(Fence, item.value) if item else None
-        joins = [
-            decode(GroupCheckpoint, entry.value)
-            for key, entry in self._upkeep.joins.entries.items()
-            if is_group_checkpoint(key) and last_part(key) == group
-        ]
         problems = [f"{j.phase.value} from {j.source}: {j.reason}" for j in joins]
-        is_torn = group in torn_groups(self._upkeep.joins.entries.values())
         if is_torn:
             problems.append("it holds a part of a transaction, the rest is being applied")
         parked = self._upkeep.parked.entries.get(RegionalKeys.parked(group)) if joins else None

@@ -6,9 +6,10 @@ Whatever something that ignores the permit wrote past the cut is set aside befor
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from collections.abc import Sequence as Ordered
 from contextlib import aclosing
+from typing import Protocol
 
 import attrs
 import structlog
@@ -19,7 +20,7 @@ from meshkit.commands import Command
 from meshkit.errors import Compacted, RevisionConflict
 from meshkit.keys import RegionalKeys
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import NO_LEASE, LeaseId, Revision
+from meshkit.ordinals import NO_LEASE, LeaseId, Revision, Sequence
 from meshkit.quarantine import Origin, SetAside, key_of, unknown_entry
 from meshkit.regional import CopyBasis, FenceMode
 from meshkit.store.port import Store
@@ -41,6 +42,8 @@ from replicator.tail import TailReader, at_revision, head_of, local_changes, ran
 _log = structlog.get_logger()
 
 READ_KEYS_MAX = 5_000
+FIRST_KEYS_MAX = 100
+"""Small enough that the first pages of many groups share a request."""
 DETACH_KEYS_MAX = 50
 DETACH_ATTEMPTS_MAX = 20
 BACK_PATIENCE_MS = 3_000
@@ -49,6 +52,15 @@ BACK_INTERVAL_MS = 50
 
 _RAN_OUT = "keys ran out here past the cut and did not come back"
 _WHY = "written past the cut by something that ignores the permit"
+
+
+class Untouched(Protocol):
+    """What watches the region anyway. Implemented by `replicator.foreign_watch.ForeignWatch`."""
+
+    async def untouched(
+        self, group: GroupName, prefixes: Iterable[bytes], after: Sequence, *, deletes: bool = False
+    ) -> bool:
+        """Return whether nothing but applies changed (or deleted) keys, up to now, for certain."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +73,8 @@ class Reversal:
     prefixes: tuple[bytes, ...]
     now_ms: int
     """Wall clock, for people."""
+    local: Untouched | None = None
+    """Knows what was changed here without reading the history again, as far as it watched."""
 
     async def set_aside_foreign(self, view: FenceView, command: Command) -> None:
         """Quarantine what was written past the cut, and have the group copied anew (S17).
@@ -72,6 +86,8 @@ class Reversal:
             RevisionConflict: the fence moved meanwhile; look again.
         """
         assert command.source is not None
+        if await self._untouched(command):
+            return
         quarantine = Quarantine(regional=self.regional, leader=self.leader)
         last = await self._all_but_last(quarantine, command)
         if last is None or await self.regional.get(key_of(last.entry)) is not None:
@@ -91,6 +107,13 @@ class Reversal:
         if not isinstance(await self.regional.commit(whole), Committed):
             raise RevisionConflict("the fence moved while foreign writes were set aside")
         _log.warning("foreign_writes.quarantined", group=self.group, last=last.entry.name)
+
+    async def _untouched(self, command: Command, *, deletes: bool = False) -> bool:
+        if self.local is None:
+            return False
+        assert command.lineage is not None
+        after = command.lineage.sequence
+        return await self.local.untouched(self.group, self.prefixes, after, deletes=deletes)
 
     async def _all_but_last(self, quarantine: Quarantine, command: Command) -> SetAside | None:
         """Store every foreign change of the group but the last one, and return that."""
@@ -137,6 +160,8 @@ class Reversal:
         on their leases. To be asked when no key of the group hangs on a lease here any more.
         """
         assert command.lineage is not None
+        if await self._untouched(command, deletes=True):
+            return set()
         head = await head_of(self.regional)
         keys: set[bytes] = set()
         try:
@@ -191,8 +216,10 @@ class Reversal:
     async def _pages(self, prefix: bytes) -> AsyncGenerator[Ordered[KeyValue], None]:
         at, end = prefix_range(prefix)
         has_more = True
+        limit = FIRST_KEYS_MAX
         while has_more:
-            result = await self.regional.range((at, end), limit=READ_KEYS_MAX, keys_only=True)
+            result = await self.regional.range((at, end), limit=limit, keys_only=True)
+            limit = READ_KEYS_MAX
             yield result.items
             has_more = result.more and bool(result.items)
             if has_more:

@@ -10,7 +10,8 @@ of it is ours.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -62,6 +63,8 @@ class SegmentMap:
         self._newest: dict[GroupName, Segment] = {}
         self._starts: list[bytes] = []
         self._owners: list[GroupName] = []
+        self._has_yielded = False
+        """Whether some prefix is not in the order because it overlaps another one."""
 
     @classmethod
     def from_items(
@@ -135,7 +138,7 @@ class SegmentMap:
         return None
 
     def _parts(
-        self, changes: RevisionChanges, standing: dict[GroupName, Segment]
+        self, changes: RevisionChanges, standing: Mapping[GroupName, Segment]
     ) -> tuple[GroupPart, ...]:
         writes: dict[GroupName, list[Write]] = {}
         for change in changes.changes:
@@ -159,41 +162,67 @@ class SegmentMap:
 
     def _advance_marks(self, changes: RevisionChanges, *, applied: bool) -> Record | None:
         """Fold in a revision that changes segments: both its ends are inclusive."""
-        before = dict(self._newest)
+        before: dict[GroupName, Segment | None] = {}
         for change in changes.under(_SEGMENTS):
-            self._fold(change, changes.revision)
-        self._index()
+            group = self._fold(change, changes.revision)
+            if group is not None:
+                before.setdefault(group[0], group[1])
+        self._index_again(before)
         marks = tuple(
             mark
-            for group in sorted(self._newest)
-            if (mark := _mark(before.get(group), self._newest[group])) is not None
+            for group in sorted(before)
+            if (mark := _mark(before[group], self._newest[group])) is not None
         )
         for mark in marks:
             if isinstance(mark, Resumed):
                 clean = attrs.evolve(self._newest[mark.group], is_dirty=False)
                 self._newest[mark.group] = clean
-        standing = {
-            group: before[group] if group in before and before[group].is_open else segment
-            for group, segment in self._newest.items()
-        }
-        parts = () if applied else self._parts(changes, standing)
+        was_open = {g: s for g, s in before.items() if s is not None and s.is_open}
+        parts = () if applied else self._parts(changes, ChainMap(was_open, self._newest))
         if not marks and not parts:
             return None
         return Record(sequence=Sequence(changes.revision), parts=parts, marks=marks)
 
-    def _fold(self, change: Change, revision: Revision) -> None:
+    def _fold(self, change: Change, revision: Revision) -> tuple[GroupName, Segment | None] | None:
+        """Take in one key; return the group whose newest segment it changed, and that before."""
         parts = parts_below(_SEGMENTS, change.key)
         if parts is None or len(parts) != 3 or not parts[1].isdigit():
-            return
+            return None
         group, epoch, what = GroupName(parts[0]), Epoch(int(parts[1])), parts[2]
-        newest = self._newest.get(group)
+        newest = before = self._newest.get(group)
         if newest is None or newest.epoch < epoch:
             if change.is_delete:
-                return
+                return None
             newest = Segment(group=group, epoch=epoch)
         elif newest.epoch > epoch:
-            return
+            return None
         self._newest[group] = _folded(newest, what, change, revision)
+        return group, before
+
+    def _index_again(self, before: Mapping[GroupName, Segment | None]) -> None:
+        """Bring the order of the scopes up to date after these groups' segments have changed.
+
+        While no scope yields to another one, only a group's own prefixes matter: thousands of
+        groups that are cut and opened do not move it at all.
+        """
+        for group, segment in before.items():
+            prefixes = self._newest[group].prefixes
+            known = segment.prefixes if segment is not None else ()
+            if prefixes == known and not self._has_yielded:
+                continue
+            if known or self._has_yielded or not self._insert(group, prefixes):
+                self._index()
+                return
+
+    def _insert(self, group: GroupName, prefixes: tuple[bytes, ...]) -> bool:
+        """Add a group's prefixes; return False if one overlaps another scope."""
+        for prefix in prefixes:
+            at = bisect.bisect_left(self._starts, prefix)
+            if any(overlaps(prefix, other) for other in self._starts[max(0, at - 1) : at + 1]):
+                return False
+            self._starts.insert(at, prefix)
+            self._owners.insert(at, group)
+        return True
 
     def _index(self) -> None:
         """Order the scopes for lookup; a closed segment yields to an open one that overlaps."""
@@ -209,6 +238,8 @@ class SegmentMap:
                     self._starts.insert(at, prefix)
                     scopes[prefix] = segment.group
         self._owners = [scopes[prefix] for prefix in self._starts]
+        named = sum(len(segment.prefixes) for segment in self._newest.values())
+        self._has_yielded = len(self._starts) != named
 
 
 def _folded(segment: Segment, what: str, change: Change, revision: Revision) -> Segment:

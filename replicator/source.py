@@ -315,8 +315,10 @@ def _leases_of(changes: RevisionChanges) -> frozenset[LeaseId]:
     )
 
 
-async def load_segments(store: Store, revision: Revision) -> SegmentMap:
-    """Return the segments as they were at `revision`.
+async def load_segments(
+    store: Store, revision: Revision, *, group: GroupName | None = None
+) -> SegmentMap:
+    """Return the segments as they were at `revision`: of all groups, or of one.
 
     A scope that was written to between its cut and `revision` is dirty; where that can no longer
     be known it counts as dirty.
@@ -325,7 +327,8 @@ async def load_segments(store: Store, revision: Revision) -> SegmentMap:
         Compacted: `revision` is no longer there.
         Unreachable: no member answered.
     """
-    result = await store.range(prefix_range(RegionalKeys.segments), revision=revision)
+    prefix = RegionalKeys.segments if group is None else RegionalKeys.segments_of(group)
+    result = await store.range(prefix_range(prefix), revision=revision)
     segments = SegmentMap.from_items(result.items)
     dirty: set[GroupName] = set()
     for segment in segments.all_newest():

@@ -26,11 +26,14 @@ from meshkit.store.txn import Committed, KeyValue, ModRevisionIs, Put, Txn
 from replicator.agent import Agent
 from replicator.agent_ports import Region
 from replicator.pacts import Pacts
+from replicator.together import in_parallel
 
 _log = structlog.get_logger()
 
 PASS_INTERVAL_MS = 1_000
 """A pass is made at least this often, besides after every change."""
+GROUPS_PARALLEL_MAX = 256
+"""Groups that are put right at the same time."""
 
 
 class Chain(Protocol):
@@ -61,6 +64,7 @@ class Upkeep:
         self._due = asyncio.Event()
         self._changed: set[GroupName] = set()
         self._is_all_due = True
+        self._is_full_pass = True
         self.problems: dict[GroupName, str] = {}
 
     @property
@@ -115,17 +119,51 @@ class Upkeep:
             self._due.set()
 
     async def _pass(self, changed: set[GroupName] | None) -> None:
-        """Look at the groups that changed, or at all of them."""
+        """Look at the groups that changed, or at all of them; many share transactions."""
+        self._is_full_pass = changed is None
+        if changed is None:
+            groups = list(self.member_groups())
+        else:
+            members = (self._member(name) for name in sorted(changed))
+            groups = [group for group in members if group is not None]
+        due = [group for group in groups if self._is_due(group)]
+        await in_parallel(self._keep_one, due, at_most=GROUPS_PARALLEL_MAX)
+        if changed is None:
+            await self._keep_access()
+
+    def _is_due(self, group: Group) -> bool:
+        """Return whether something about the group is not as it should be, as far as is seen."""
+        try:
+            is_due = self._has_to_move(group) or self._routing_to_copy(group) is not None
+        except CorruptRecord:
+            return True
+        if not is_due:
+            self.problems.pop(group.name, None)
+        return is_due
+
+    def _has_to_move(self, group: Group) -> bool:
+        item = self._agent.authorities.entries.get(CoordinationKeys.authority(group.name))
+        if item is None:
+            return False
+        authority, fence = decode(Authority, item.value), self._fence(group.name)
+        if fence is None:
+            return authority.active != self.region.cluster
+        return fence.mode is FenceMode.OPEN and (
+            authority.epoch > fence.epoch
+            or self._misses_permit(group.name)
+            or self._misses_scope(group, fence)
+        )
+
+    async def _keep_one(self, group: Group) -> None:
+        try:
+            await self._keep(group)
+            self.problems.pop(group.name, None)
+        except MeshError as error:
+            self.problems[group.name] = str(error)
+            _log.warning("upkeep.delayed", group=group.name, why=str(error))
+
+    async def _keep_access(self) -> None:
         groups = tuple(self.member_groups())
-        for group in groups:
-            if changed is not None and group.name not in changed:
-                continue
-            try:
-                await self._keep(group)
-                self.problems.pop(group.name, None)
-            except MeshError as error:
-                self.problems[group.name] = str(error)
-                _log.warning("upkeep.delayed", group=group.name, why=str(error))
         try:
             await self.region.access.keep({group.name: group.prefixes for group in groups})
         except MeshError as error:
@@ -135,14 +173,21 @@ class Upkeep:
     def member_groups(self) -> Iterator[Group]:
         """Yield the groups this cluster is a member of; one that cannot be read harms no other."""
         for item in tuple(self._agent.groups.entries.values()):
-            name = GroupName(last_part(item.key))
-            try:
-                group = decode(Group, item.value)
-            except CorruptRecord as error:
-                self.problems[name] = str(error)
-                continue
-            if self.region.cluster in group.members:
+            group = self._member_of(item)
+            if group is not None:
                 yield group
+
+    def _member(self, name: GroupName) -> Group | None:
+        item = self._agent.groups.entries.get(CoordinationKeys.group(name))
+        return self._member_of(item) if item is not None else None
+
+    def _member_of(self, item: KeyValue) -> Group | None:
+        try:
+            group = decode(Group, item.value)
+        except CorruptRecord as error:
+            self.problems[GroupName(last_part(item.key))] = str(error)
+            return None
+        return group if self.region.cluster in group.members else None
 
     async def _keep(self, group: Group) -> None:
         item = self._agent.authorities.entries.get(CoordinationKeys.authority(group.name))
@@ -182,11 +227,31 @@ class Upkeep:
         if authority.epoch > fence.epoch:
             await self._supersede(group.name, authority.epoch, reason="superseded")
             return
-        permit = self.permits.entries.get(RegionalKeys.permit(group.name))
-        lease = self._chain.current_lease()
-        if permit is None or lease is None or permit.lease != lease:
+        if self._misses_permit(group.name):
             await self._renew_permit(group, authority, revision)
-        await self._keep_scope(group, fence)
+        if self._misses_scope(group, fence):
+            await self._keep_scope(group)
+
+    def _misses_permit(self, group: GroupName) -> bool:
+        permit = self.permits.entries.get(RegionalKeys.permit(group))
+        if permit is None and not self._is_as_new(self.permits, group):
+            return False
+        lease = self._chain.current_lease()
+        return permit is None or lease is None or permit.lease != lease
+
+    def _misses_scope(self, group: Group, fence: Fence) -> bool:
+        item = self.scopes.entries.get(RegionalKeys.segment_scope(group.name, fence.epoch))
+        if item is None and not self._is_as_new(self.scopes, group.name):
+            return False
+        return item is None or decode(SegmentScope, item.value).prefixes != group.prefixes
+
+    def _is_as_new(self, mirror: PrefixMirror, group: GroupName) -> bool:
+        """Return whether a mirror shows what was put together with the group's fence.
+
+        A mirror is told only of changes of its own, so a pass over everything does not ask.
+        """
+        fence = self.fences.entries.get(RegionalKeys.fence(group))
+        return self._is_full_pass or fence is None or mirror.revision >= fence.mod_revision
 
     async def _keep_pact(
         self, group: Group, authority: Authority, revision: Revision, fence: Fence
@@ -209,11 +274,7 @@ class Upkeep:
             await self._commit(txn)
             _log.info("permit.put", group=group.name, epoch=authority.epoch)
 
-    async def _keep_scope(self, group: Group, fence: Fence) -> None:
-        item = self.scopes.entries.get(RegionalKeys.segment_scope(group.name, fence.epoch))
-        current = decode(SegmentScope, item.value) if item else None
-        if current is not None and current.prefixes == group.prefixes:
-            return
+    async def _keep_scope(self, group: Group) -> None:
         view = await self.view(group.name)
         txn = fences.scope_again(view, group.prefixes, leader=self.region.leader)
         if txn is not None:
@@ -234,17 +295,24 @@ class Upkeep:
 
     async def _copy_routing(self, group: Group) -> None:
         """Bring the local copy of the routing record up to date; never back to an older epoch."""
-        routing = self._agent.routings.entries.get(CoordinationKeys.routing(group.name))
+        routing = self._routing_to_copy(group)
         if routing is None:
             return
         key = RegionalKeys.routing(group.name)
         copy = self.copies.entries.get(key)
-        if copy is not None and copy.value == routing.value:
-            return
         guard = ModRevisionIs(key, copy.mod_revision if copy else ABSENT)
         await self._commit(
             Txn(guards=(self.region.leader, guard), operations=(Put(key, routing.value),))
         )
+
+    def _routing_to_copy(self, group: Group) -> KeyValue | None:
+        """Return the routing record if the copy here is another."""
+        if CoordinationKeys.authority(group.name) not in self._agent.authorities.entries:
+            return None
+        routing = self._agent.routings.entries.get(CoordinationKeys.routing(group.name))
+        copy = self.copies.entries.get(RegionalKeys.routing(group.name))
+        is_same = routing is None or (copy is not None and copy.value == routing.value)
+        return None if is_same else routing
 
     async def view(self, group: GroupName) -> FenceView:
         """Read a group's fence with all that belongs to it, at one revision."""

@@ -228,6 +228,8 @@ class _OneByOne:
         candidates = [m for m in self.mesh.group(group).members if m != active]
         if not candidates:
             raise NotFound(f"group {group} has no other member")
+        if len(candidates) == 1:
+            return candidates[0]  # Whether it can is found out where the failover begins.
         is_emergency = self.request.kind is FailoverKind.EMERGENCY
         judge = rescue_preview if is_emergency else preview
         for target in candidates:

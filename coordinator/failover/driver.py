@@ -90,13 +90,16 @@ class Driver:
     rescue: Rescuer
     _changed: Signal = attrs.field(factory=Signal, init=False)
     _revision_seen: Revision = attrs.field(default=ABSENT, init=False)
+    _revision_loaded: Revision = attrs.field(default=ABSENT, init=False)
+    """What is driven on from: to hear of that one again is no news."""
     _must_reload: bool = attrs.field(default=False, init=False)
     _deadlines: dict[str, int] = attrs.field(factory=dict, init=False)
 
     def on_record(self, revision: Revision) -> None:
         """Note that the record was stored at `revision`, perhaps by somebody else."""
         self._revision_seen = max(self._revision_seen, revision)
-        self._changed.notify()
+        if revision > self._revision_loaded:
+            self._changed.notify()
 
     def on_gap(self) -> None:
         """Note that changes may have been missed: the record has to be read again."""
@@ -122,6 +125,7 @@ class Driver:
                     loaded = await self.failovers.load(self.group, self.failover)
                 if loaded is None or loaded.record.phase.is_final:
                     return loaded.record.phase if loaded else None
+                self._revision_loaded = loaded.revision
                 event = await self._next_event(loaded)
                 if event is not None:
                     loaded = await self._remember(loaded, event)
@@ -231,11 +235,7 @@ class Driver:
         if record.awaiting is None:
             return None
         answer = self.answer_of(record.awaiting.cluster, self.group)
-        if answer is None:
-            return None
-        event = machine.Answered(answer=answer)
-        after = machine.advance(record, event, now_ms=self.clock.wall_ms())
-        return answer if after is not record else None
+        return answer if answer is not None and machine.is_news(record, answer) else None
 
     def _deadline_ms(self, timer: machine.Timer) -> int:
         if timer.key not in self._deadlines:

@@ -83,6 +83,7 @@ __all__ = [
     "check_resume",
     "command_to_put",
     "decide",
+    "is_news",
     "lineage_of",
     "missing_consent",
     "plan_of",
@@ -93,6 +94,14 @@ __all__ = [
 ]
 
 # --- when to take an answer in ------------------------------------------------------------------
+
+
+def is_news(record: Failover, answer: Answer) -> bool:
+    """Return whether taking the answer in would change anything."""
+    if not _answers_what_is_awaited(record, answer):
+        return False
+    may_be_ignored = record.phase is Phase.HELD or step_in_hand(record).name == FENCE
+    return not may_be_ignored or _on_answer(record, answer, now_ms=0) is not record
 
 
 def retry_timer(record: Failover, answer: Answer) -> Timer | None:

@@ -95,7 +95,7 @@ class PastFailovers:
         """
         prefix = prefix_range(Keys.failover_records(group))
         gets = (Get(*prefix, keys_only=True), Get(Keys.failover_active(group)))
-        _, (records, active) = await read_at_once(self.store, gets)
+        _, (records, active) = await read_at_once(self.commits, gets)
         running = decode(ActiveFailover, active[0].value).id if active else ""
         ended = [each for each in sorted(records, key=_began) if last_part(each.key) != running]
         excess = ended[: max(0, len(ended) - ENDED_MAX)]

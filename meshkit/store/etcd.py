@@ -29,10 +29,10 @@ from meshkit.store.etcd_errors import Subject
 from meshkit.store.etcd_late import decode_kv, decode_kvs
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
 from meshkit.store.etcd_pool import EndpointPool, EtcdTimeouts, Kind
-from meshkit.store.etcd_reads import is_reading_sound, only_reads, read_apart
+from meshkit.store.etcd_reads import is_long, is_reading_sound, only_reads, read_apart
 from meshkit.store.etcd_watch import EtcdWatch
 from meshkit.store.port import LeaseGranted, LeaseTtl, RangeResult, StoreStatus, WatchItem
-from meshkit.store.txn import KeyRange, KeyValue, Outcome, Txn
+from meshkit.store.txn import Attempt, Committed, KeyRange, KeyValue, Outcome, Txn
 
 __all__ = ["EtcdStore", "EtcdTimeouts", "EtcdTls"]
 
@@ -144,7 +144,18 @@ class EtcdStore:
         One that only reads is sent as single reads to an etcd that it could kill.
         """
         if only_reads(txn) and not await self._reads_whole():
+            if is_long(txn):
+                return await self._commit_logged(txn, timeout_ms)
             return await read_apart(txn, partial(self._read, timeout_ms=timeout_ms))
+        return await self._commit(txn, timeout_ms)
+
+    async def _commit_logged(self, txn: Txn, timeout_ms: int | None) -> Outcome:
+        """Commit reads by way of etcd's log, as it does with all that nests; it outlives us."""
+        outcome = await self._commit(Txn(operations=(Attempt(txn),)), timeout_ms)
+        assert isinstance(outcome, Committed), "a transaction without guards is not rejected"
+        return outcome.attempts[0]
+
+    async def _commit(self, txn: Txn, timeout_ms: int | None) -> Outcome:
         subject = Subject(operation="commit", lease_id=first_lease(txn.operations))
         answer = await self.pool.call(
             _TXN, EncodedTxn(txn), kind=Kind.WRITE, subject=subject, timeout_ms=timeout_ms

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import attrs
-
 from meshkit.ordinals import LeaseId, Revision
-from meshkit.protobuf_bytes import delimited, varint
+from meshkit.store.etcd_bytes import TxnBytes
 from meshkit.store.etcd_late import decode_kv
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
 from meshkit.store.shape import evidence
@@ -63,40 +61,11 @@ class EncodedTxn:
     """The bytes of `encode_txn`, made without a message for each write."""
 
     def __init__(self, txn: Txn) -> None:
-        if any(isinstance(operation, Nest) for operation in txn.operations):
-            rest = encode_txn(attrs.evolve(txn, operations=()))
-            self._bytes = rest.SerializeToString() + _success_bytes(txn.operations)
-        else:
-            self._bytes = encode_txn(txn).SerializeToString()
+        self._bytes = _BYTES.of(txn)
 
     def SerializeToString(self) -> bytes:  # noqa: N802 -- as messages have it
         """Return the request."""
         return self._bytes
-
-
-def _success_bytes(operations: Sequence[Operation]) -> bytes:
-    """Return operations as the field `success` of a TxnRequest."""
-    pieces: list[bytes] = []
-    for operation in operations:
-        if isinstance(operation, Put) and not operation.keep_value and not operation.lease:
-            # RequestOp{request_put: PutRequest{key, value}}, copied once: there are millions.
-            key, value = operation.key, operation.value
-            head = b"\x0a" + varint(len(key))
-            middle = b"\x12" + varint(len(value))
-            size = len(head) + len(key) + len(middle) + len(value)
-            put = b"\x12" + varint(size)
-            pieces += (b"\x12", varint(len(put) + size), put, head, key, middle, value)
-        else:
-            pieces.append(delimited(b"\x12", _operation_bytes(operation)))
-    return b"".join(pieces)
-
-
-def _operation_bytes(operation: Operation) -> bytes:
-    """Return a RequestOp."""
-    if isinstance(operation, Nest):
-        return delimited(b"\x22", _success_bytes(operation.operations))
-    encoded: bytes = _encode_operation(operation).SerializeToString()
-    return encoded
 
 
 def decode_outcome(txn: Txn, response: wire.TxnResponse) -> Outcome:
@@ -273,3 +242,6 @@ def _held(guard: Guard, found: tuple[KeyValue, ...]) -> bool:
             return guard.revision == (0 if item is None else item.mod_revision)
         case CreateRevisionIs():
             return guard.revision == (0 if item is None else item.create_revision)
+
+
+_BYTES = TxnBytes(_encode_operation, _encode_guard, _encode_evidence)

@@ -1,7 +1,8 @@
 """A transaction that only reads, as single reads of one revision: for an etcd that it would kill.
 
 Before 3.5.5 etcd panics when the caller of such a transaction hangs up, dies or runs out of time
-in the moment in which it is served (etcd #14110). A single read is given up without harm.
+in the moment in which it is served (etcd #14110). A single read is given up without harm, and so is
+a transaction within a transaction, which etcd takes for one that writes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _SOUND_SINCE = (3, 5, 5)
 _ATTEMPTS_MAX = 3
 """How often the reads begin anew when their revision is compacted between two of them."""
 
+_APART_MAX = 12
+"""Of more reads than this, the log is the cheaper way."""
+
 Read = Callable[[wire.RangeRequest], Awaitable[Any]]
 
 
@@ -30,6 +34,11 @@ def only_reads(txn: Txn) -> bool:
     """Return whether a transaction consists of guards and plain reads."""
     is_plain = all(isinstance(operation, Get) for operation in txn.operations)
     return is_plain and bool(txn.guards or txn.operations)
+
+
+def is_long(txn: Txn) -> bool:
+    """Return whether reading a transaction apart would take many requests."""
+    return len(txn.guards) + len(txn.operations) + len(txn.otherwise) > _APART_MAX
 
 
 def is_reading_sound(version: str) -> bool:

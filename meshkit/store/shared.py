@@ -36,7 +36,7 @@ class SharedCommits:
     """Commits through `store`, one request at a time. Commits only while `run` runs.
 
     `index` names a key that many transactions rewrite only so that it changes: it is put once for
-    all of them, under the guards that all of them have, even if none is applied in the end.
+    all that do, under the guards that all those have, even if none of them is applied in the end.
 
     Invariant: no two transactions of a request write the same key, or one what another compares.
     """
@@ -45,12 +45,18 @@ class SharedCommits:
     index: bytes = b""
     _queue: deque[_Waiting] = attrs.field(factory=deque, init=False)
     _arrived: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+    _is_over: bool = attrs.field(default=False, init=False)
 
     async def commit(self, txn: Txn, *, timeout_ms: int | None = None) -> Outcome:
         """Apply the transaction at most once, perhaps together with others; see the port.
 
         Cancelling leaves its outcome unknown, as with any commit.
+
+        Raises:
+            Unreachable: also after `run` has ended.
         """
+        if self._is_over:
+            raise Unreachable("nobody sends transactions here any more")
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(txn, timeout_ms, outcome))
         self._arrived.set()
@@ -66,6 +72,7 @@ class SharedCommits:
                 while batch := self._next_batch():
                     await self._send(batch)
         finally:
+            self._is_over = True
             for waiting in batch:
                 _fail(waiting, OutcomeUnknown("stopped while the transaction was under way"))
             for waiting in self._queue:
@@ -92,9 +99,10 @@ class SharedCommits:
                     return [waiting]
                 left.append(waiting)
                 continue
-            keys = written_keys(waiting.txn.operations) - {self.index}
+            keys = written_keys(waiting.txn.operations)
             guarded = {guard_range(guard)[0] for guard in waiting.txn.guards}
-            if keys & (written | compared) or guarded & written:
+            is_twice = keys & written - {self.index}
+            if is_twice or keys & compared or guarded & written:
                 left.append(waiting)
                 continue
             written |= keys
@@ -137,11 +145,13 @@ class SharedCommits:
 
     def _merged(self, txns: Sequence[Txn]) -> Txn:
         attempts = tuple(Attempt(_without_put(txn, self.index)) for txn in txns)
-        index = [put for txn in txns for put in txn.operations if _is_put(put, self.index)]
-        if not index:
+        moving = [txn for txn in txns if any(_is_put(o, self.index) for o in txn.operations)]
+        if not self.index or not moving:
             return Txn(operations=attempts)
-        common = [g for g in txns[0].guards if all(g in txn.guards for txn in txns[1:])]
-        return Txn(guards=tuple(common), operations=(*attempts, index[-1]))
+        common = [g for g in moving[0].guards if all(g in txn.guards for txn in moving[1:])]
+        put = next(o for o in reversed(moving[-1].operations) if _is_put(o, self.index))
+        index = Attempt(Txn(guards=tuple(common), operations=(put,)))
+        return Txn(operations=(*attempts, index))
 
 
 def _without_put(txn: Txn, key: bytes) -> Txn:

@@ -29,18 +29,19 @@ from meshkit.store.txn import (
 )
 from tests.contract.conftest import Subject
 
-GIVEN_UP = 3_000
+GIVEN_UP = 2_000
 """etcd 3.5.1 died of some 400."""
 AT_ONCE = 20
 
 
 @pytest.mark.etcd
+@pytest.mark.parametrize("reads_count", [5, 20])
 async def test_no_etcd_dies_of_a_reading_transaction_that_is_given_up(
-    fresh_etcd: EtcdProcess,
+    fresh_etcd: EtcdProcess, reads_count: int
 ) -> None:
     store = EtcdStore.connect([fresh_etcd.endpoint])
     try:
-        keys = [f"/k/{n}".encode() for n in range(20)]
+        keys = [f"/k/{n}".encode() for n in range(reads_count)]
         for key in keys:
             await store.commit(Txn(operations=(Put(key, b"x" * 100),)))
         reads = Txn(operations=tuple(Get(key) for key in keys))
@@ -60,10 +61,11 @@ async def test_no_etcd_dies_of_a_reading_transaction_that_is_given_up(
         await store.close()
 
 
-async def test_the_guards_of_a_reading_transaction_count(subject: Subject) -> None:
+@pytest.mark.parametrize("times", [1, 10], ids=["few", "many"])
+async def test_the_guards_of_a_reading_transaction_count(subject: Subject, times: int) -> None:
     a, b, c = subject.key("a"), subject.key("b"), subject.key("c")
     made = await subject.store.commit(Txn(operations=(Put(a, b"1"), Put(b, b"2"))))
-    gets = (Get(a), Get(*subject.keys), Get(c))
+    gets = (Get(a), Get(*subject.keys), Get(c)) * times
 
     held = await subject.store.commit(
         Txn(
@@ -82,7 +84,7 @@ async def test_the_guards_of_a_reading_transaction_count(subject: Subject) -> No
     bare = await subject.store.commit(Txn(guards=(absent(c),), operations=()))
 
     assert isinstance(held, Committed)
-    assert [[item.key for item in read] for read in held.reads] == [[a], [a, b], []]
+    assert [[item.key for item in read] for read in held.reads] == [[a], [a, b], []] * times
     assert isinstance(broken, Rejected)
     assert broken.broken == (Exists(c),)
     assert [item.value for (item,) in broken.reads] == [b"2"]

@@ -261,3 +261,52 @@ async def test_of_many_groups_the_state_is_read_only_when_asked_for(
         brief = await evacuating.progress(A, "leave-a")
 
         assert (brief["under_way"], brief["waiting"], brief["loss"]) == (2, None, None)
+
+
+async def under_way(mesh: MemoryMesh, moved_min: int) -> None:
+    """Wait until so many groups have moved, and not all."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await actives(mesh))["b"] < moved_min:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.slow
+async def test_a_coordinator_that_is_killed_on_the_way_leaves_nothing_half_moved() -> None:
+    """Its successor goes on from the records, whatever of a shared transaction it had heard."""
+    mesh = MemoryMesh()
+    async with running(mesh):
+        await with_groups(mesh, GROUPS)
+        evacuating = Evacuating(store=mesh.coordination, clock=mesh.clock)
+
+        await evacuating.evacuate(A, asked(), OPERATOR)
+        await under_way(mesh, 1)
+        leading = await mesh.coordination.get(CoordinationKeys.coordinator_leader)
+        assert leading is not None
+        await mesh.processes[leading.value.decode()].kill()
+        await ended(mesh, evacuating)
+
+        assert await actives(mesh) == Counter({"b": GROUPS})
+        permits = await mesh.stores["b"].range(prefix_range(RegionalKeys.permits))
+        assert len(permits.items) == GROUPS
+        assert not (await mesh.stores["a"].range(prefix_range(RegionalKeys.permits))).items
+
+
+@pytest.mark.slow
+async def test_a_source_that_is_killed_on_the_way_is_left_by_its_successor() -> None:
+    """Whoever leads next has not watched what was written past the cuts, and looks itself."""
+    mesh = MemoryMesh(replicators_each=2)
+    async with running(mesh):
+        await with_groups(mesh, GROUPS)
+        evacuating = Evacuating(store=mesh.coordination, clock=mesh.clock)
+
+        await evacuating.evacuate(A, asked(), OPERATOR)
+        await under_way(mesh, 1)
+        leading = await mesh.stores["a"].get(RegionalKeys.replicator_leader)
+        assert leading is not None
+        await mesh.processes[leading.value.decode()].kill()
+        await ended(mesh, evacuating)
+
+        assert await actives(mesh) == Counter({"b": GROUPS})
+        async with asyncio.timeout(DEADLINE_S):
+            while (await mesh.operations().group(GroupName("g00")))["active"] != "b":
+                await asyncio.sleep(0.05)

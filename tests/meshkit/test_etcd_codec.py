@@ -12,7 +12,20 @@ from meshkit.store.etcd_codec import EncodedTxn, encode_txn
 from meshkit.store.etcd_late import LATE_FROM, decode_events
 from meshkit.store.etcd_pb import etcd_wire_pb2 as wire
 from meshkit.store.port import Change, LateChanges, RevisionChanges
-from meshkit.store.txn import Attempt, Delete, Get, KeyValue, ModRevisionIs, Nest, Put, Txn
+from meshkit.store.txn import (
+    Attempt,
+    CreateRevisionIs,
+    Delete,
+    Exists,
+    Get,
+    KeyValue,
+    ModRevisionIs,
+    Nest,
+    NoneModifiedSince,
+    Put,
+    Txn,
+    ValueIs,
+)
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KEYS = st.binary(min_size=1, max_size=200)
@@ -23,13 +36,30 @@ SINGLE = st.one_of(
     st.builds(Put, KEYS, st.just(b""), st.just(LeaseId(3)), st.just(True)),
     st.builds(Delete, KEYS, st.one_of(st.just(b""), KEYS)),
     st.builds(Get, KEYS),
+    st.builds(Get, KEYS, st.one_of(st.just(b""), KEYS), st.integers(0, 300), st.booleans()),
+)
+REVISIONS = st.integers(0, 1 << 40)
+GUARDS = st.one_of(
+    st.builds(ModRevisionIs, KEYS, REVISIONS),
+    st.builds(CreateRevisionIs, KEYS, REVISIONS),
+    st.builds(ValueIs, KEYS, st.binary(max_size=5)),
+    st.builds(Exists, KEYS),
+    st.builds(NoneModifiedSince, st.tuples(KEYS, KEYS), REVISIONS),
 )
 NESTS = st.builds(Nest, st.lists(SINGLE, max_size=5).map(tuple))
 DEEP = st.builds(Nest, st.lists(st.one_of(SINGLE, NESTS), max_size=4).map(tuple))
-ATTEMPTS = st.builds(Attempt, st.builds(Txn, operations=st.lists(SINGLE, max_size=3).map(tuple)))
+ATTEMPTS = st.builds(
+    Attempt,
+    st.builds(
+        Txn,
+        guards=st.lists(GUARDS, max_size=3).map(tuple),
+        operations=st.lists(SINGLE, max_size=3).map(tuple),
+        otherwise=st.lists(st.builds(Get, KEYS), max_size=2).map(tuple),
+    ),
+)
 TXNS = st.builds(
     Txn,
-    guards=st.lists(st.builds(ModRevisionIs, KEYS, st.integers(0, 1 << 40)), max_size=3).map(tuple),
+    guards=st.lists(GUARDS, max_size=3).map(tuple),
     operations=st.lists(st.one_of(SINGLE, DEEP, ATTEMPTS), max_size=6).map(tuple),
     otherwise=st.lists(st.builds(Get, KEYS), max_size=2).map(tuple),
 )

@@ -184,3 +184,26 @@ async def test_a_listener_hears_of_the_first_reading(
         running.cancel()
 
     assert heard[0] == {b"a"}
+
+
+async def test_whoever_waits_for_one_key_is_woken_by_no_other(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    """A thousand groups that wait for their authority would otherwise wake a million times."""
+    async with mirroring(store, clock) as mirror:
+        seen: list[bytes | None] = []
+
+        async def follow() -> None:
+            async for _ in mirror.changes_of(PREFIX + b"a"):
+                item = mirror.entries.get(PREFIX + b"a")
+                seen.append(item.value if item else None)
+
+        following = asyncio.create_task(follow())
+        await settle()
+        await write(store, put(b"b"))
+        await write(store, put(b"a", b"1"), put(b"c"))
+        await write(store, put(b"c", b"2"))
+        await write(store, Delete(PREFIX + b"a"))
+        following.cancel()
+
+    assert seen == [None, b"1", None]

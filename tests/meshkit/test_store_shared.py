@@ -195,3 +195,40 @@ async def test_stopping_leaves_nobody_waiting(store: Held) -> None:
         queued = await waiting(shared, put("b"))
 
     assert [type(t.exception()) for t in (*under_way, *queued)] == [OutcomeUnknown, Unreachable]
+
+
+async def test_the_index_is_under_no_guard_of_those_that_leave_it_alone(store: Held) -> None:
+    """A read beside them must not take their guards away: a deposed leader writes nothing."""
+    leader = Exists(b"leader")
+    moving = Txn(guards=(leader,), operations=(Put(b"a", b"v"), Put(b"index", b"1")))
+    async with sharing(store, index=b"index") as shared:
+        await waiting(shared, put("first"))
+        tasks = await waiting(shared, Txn(operations=(Get(b"a"),)), moving, put("b"))
+        store.gate.set()
+        read, moved, other = await asyncio.gather(*tasks)
+
+    assert len(store.requests) == 2
+    assert [type(o) for o in (read, moved, other)] == [Committed, Rejected, Committed]
+    assert await store.inner.get(b"index") is None
+
+
+async def test_nobody_waits_for_what_has_stopped(store: Held) -> None:
+    async with sharing(store) as shared:
+        await settle()
+
+    with pytest.raises(Unreachable):
+        await shared.commit(put("late"))
+
+
+async def test_what_compares_the_index_does_not_share_with_what_moves_it(store: Held) -> None:
+    """etcd compares before it applies anything: it would not see the index move."""
+    moving = Txn(operations=(Put(b"a", b"v"), Put(b"index", b"1")))
+    comparing = Txn(guards=(absent(b"index"),), operations=(Put(b"b", b"v"),))
+    async with sharing(store, index=b"index") as shared:
+        await waiting(shared, put("first"))
+        tasks = await waiting(shared, moving, comparing, put("c"))
+        store.gate.set()
+        outcomes = await asyncio.gather(*tasks)
+
+    assert [type(outcome) for outcome in outcomes] == [Committed, Rejected, Committed]
+    assert store.requests[-1] == comparing

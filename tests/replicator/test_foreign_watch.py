@@ -10,8 +10,9 @@ from meshkit.clock import ManualClock, settle
 from meshkit.codec import decode, encode
 from meshkit.keys import RegionalKeys
 from meshkit.model import Group
-from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Revision
-from meshkit.regional import Fence, FenceMode
+from meshkit.names import GroupName
+from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Revision, Sequence
+from meshkit.regional import Fence, FenceMode, SegmentCut
 from meshkit.store.memory import MemoryStore
 from meshkit.store.port import Change
 from meshkit.store.txn import Delete, Put, Txn
@@ -227,3 +228,47 @@ async def test_moves_under_writes_raise_no_alarm() -> None:
 async def problem_of(mesh: MemoryMesh, cluster: str) -> str:
     view = await mesh.operations().group(G)
     return next(str(c["problem"]) for c in view["clusters"] if c["cluster"] == cluster)
+
+
+async def cut_then_written(*, is_compacted: bool) -> dict[GroupName, bool]:
+    """Return of which groups a successor is certain that nothing was written past their cuts."""
+    clock = ManualClock()
+    store = MemoryStore(clock=clock)
+    region = Region(
+        cluster=B,
+        incarnation=Incarnation("b-1"),
+        replicator="b-0",
+        leader=ALWAYS,
+        regional=store,
+        coordination=store,
+        clock=clock,
+    )
+    puts: list[Put] = []
+    for group in (G, H):
+        drained = Fence(group=group, epoch=Epoch(1), mode=FenceMode.DRAINED, token=NO_TOKEN)
+        segment = SegmentCut(group=group, epoch=Epoch(1), command_token=NO_TOKEN)
+        puts.append(Put(RegionalKeys.fence(group), encode(drained)))
+        puts.append(Put(RegionalKeys.segment_cut(group, Epoch(1)), encode(segment)))
+    at_cut = (await store.commit(Txn(operations=tuple(puts)))).revision
+    await store.commit(Txn(operations=(Put(b"/users/1", b"v"),)))
+    if is_compacted:
+        head = (await store.commit(Txn(operations=(Put(b"/elsewhere", b"v"),)))).revision
+        await store.compact(head)
+    watch = ForeignWatch(region, lambda: [ORDERS, USERS])
+    task = asyncio.ensure_future(watch.run())
+    await settle(50)
+    groups = {group.name: group.prefix_bytes for group in (ORDERS, USERS)}
+    known = {g: await watch.untouched(g, p, Sequence(at_cut)) for g, p in groups.items()}
+    assert watch.found == {}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return known
+
+
+async def test_a_successor_looks_back_once_at_what_stopped_before_it() -> None:
+    """Otherwise it would read the history past the cut once for each of a thousand groups."""
+    assert await cut_then_written(is_compacted=False) == {G: True, H: False}
+
+
+async def test_where_history_is_gone_nothing_is_certain() -> None:
+    assert await cut_then_written(is_compacted=True) == {G: False, H: False}

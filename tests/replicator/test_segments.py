@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshkit.codec import encode
 from meshkit.keys import RegionalKeys
 from meshkit.names import GroupName
 from meshkit.ordinals import Epoch
+from meshkit.regional import SegmentOpened
 from meshkit.store.port import Change
 from replicator.record import Cut, Opened, Resumed, Scoped
 from replicator.segments import SegmentMap
 from tests.replicator.mesh import G, H
-from tests.replicator.records import at, cut, delete, opened, put, scoped, uncut
+from tests.replicator.records import TOKEN, at, cut, delete, opened, put, scoped, uncut
 
 CHECKPOINT = put(RegionalKeys.checkpoint(GroupName("x")), b"{}")  # type: ignore[arg-type]
 
@@ -151,3 +156,32 @@ def test_a_closed_scope_gives_way_to_an_open_one_that_overlaps() -> None:
     )
 
     assert segments.owner_of(b"/orders/1") == other
+
+
+def opening(group: GroupName, epoch: int) -> Change:
+    segment = SegmentOpened(group=group, epoch=Epoch(epoch), token=TOKEN)
+    return put(RegionalKeys.segment_opened(group, Epoch(epoch)), encode(segment))
+
+
+GROUPS = [GroupName(name) for name in ("g", "h", "i")]
+SCOPES = [("/a/",), ("/b/", "/c/"), ("/a/b/",), ("/b/",), ()]
+SEGMENT_CHANGES = st.one_of(
+    st.builds(scoped, st.sampled_from(GROUPS), st.integers(1, 3), st.sampled_from(SCOPES)),
+    st.builds(cut, st.sampled_from(GROUPS), st.integers(1, 3)),
+    st.builds(uncut, st.sampled_from(GROUPS), st.integers(1, 3)),
+    st.builds(opening, st.sampled_from(GROUPS), st.integers(1, 3)),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(SEGMENT_CHANGES, min_size=1, max_size=4), max_size=12))
+def test_the_order_of_scopes_is_kept_as_if_it_were_made_anew(program: list[list[Change]]) -> None:
+    """Also where scopes overlap, and one yields to another until that one has gone."""
+    segments = SegmentMap()
+
+    for number, changes in enumerate(program, 2):
+        segments.advance(at(number, *{change.key: change for change in changes}.values()))
+
+        anew = SegmentMap.from_segments(segments.all_newest())
+        for key in (b"/a/1", b"/a/b/1", b"/b/1", b"/c/1", b"/d/1"):
+            assert segments.owner_of(key) == anew.owner_of(key)
