@@ -28,7 +28,7 @@ COMMANDS = {
     "quarantine": ["discard", "export", "list", "replay", "show"],
     "pause": [],
     "rejoins": ["approve", "list", "resume", "show"],
-    "replication": ["pause", "replay", "resume", "status", "verify"],
+    "replication": ["foreign", "pause", "replay", "resume", "status", "verify"],
     "replicator": ["run"],
     "resume": [],
     "sandbox": ["down", "show", "status", "up"],
