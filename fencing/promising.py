@@ -2,8 +2,8 @@
 
 The transaction compares everything that the promise rests on, so that any replicator of the
 region may commit it, whether it leads or not: that the fences are as they were read (a freeze or
-an opening in between refuses the promise), that no command to open waits, and that the region is
-not suspended.
+an opening in between refuses the promise), that no command to open waits, that the region is not
+suspended, and that its etcd did not go back: one that did may have forgotten what it opened.
 
 It also compares the promise that is there already. The new one's lease is granted after that was
 read, so a promise never ends earlier because another one came late.
@@ -70,14 +70,27 @@ def refusal(view: PromiseView, epoch: Epoch) -> str:
     if view.opening is not None and view.opening.epoch > epoch:
         return f"epoch {view.opening.epoch} is about to be opened here"
     fence = view.fence
-    if fence is not None and fence.epoch > epoch:
+    if fence is None:
+        return "this cluster never had to do with the group"
+    if fence.epoch > epoch:
         return f"this cluster is in epoch {fence.epoch} by now"
-    if fence is not None and fence.mode is FenceMode.HELD:
+    if fence.mode is FenceMode.HELD:
         return "the copy here is frozen for an emergency"
-    is_mine = fence is not None and fence.mode is FenceMode.DRAINED and fence.epoch == epoch
-    if is_mine or (fence is not None and fence.mode is FenceMode.OPEN):
-        return f"this cluster is active itself, in epoch {fence.epoch if fence else epoch}"
+    is_mine = fence.mode is FenceMode.DRAINED and fence.epoch == epoch
+    if is_mine or fence.mode is FenceMode.OPEN:
+        return f"this cluster is active itself, in epoch {fence.epoch}"
     return ""
+
+
+def overtaken_by(view: PromiseView, epoch: Epoch) -> Epoch | None:
+    """Return the epoch that proves that `epoch` is over, or None.
+
+    A fence is in an epoch that was opened, and a command to open comes after the pivot. That the
+    copy is frozen proves nothing: the emergency may yet be given up.
+    """
+    known = [record.epoch for record in (view.fence, view.opening) if record is not None]
+    newest = max(known, default=epoch)
+    return newest if newest > epoch else None
 
 
 def ttl_s(views: Mapping[GroupName, PromiseView], question: AskPromises) -> int:
@@ -98,7 +111,7 @@ def promise(
 
     `lease` was granted after `views` were read.
     """
-    guards: list[Guard] = [absent(Keys.suspended)]
+    guards: list[Guard] = [absent(Keys.suspended), absent(Keys.replaced)]
     puts = []
     for group, view in views.items():
         epoch = question.groups[group]

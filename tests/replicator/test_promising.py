@@ -169,6 +169,54 @@ async def test_a_suspended_region_promises_nothing(bench: Bench) -> None:
     assert await bench.promise() is None
 
 
+async def test_a_region_whose_etcd_went_back_promises_nothing(bench: Bench) -> None:
+    """It may have forgotten what was opened there; who promises needs no coordination etcd."""
+    suspension = Suspension(
+        cluster=B,
+        store=SuspectStore.REGIONAL,
+        incarnation=Incarnation("i"),
+        reason="went back",
+        replicator="b-0",
+        at_ms=1,
+    )
+    await bench.put(RegionalKeys.replaced, suspension)
+
+    answer = await bench.ask()
+
+    assert isinstance(answer, Declined)
+    assert await bench.promise() is None
+
+
+async def test_who_never_had_to_do_with_a_group_promises_nothing(bench: Bench) -> None:
+    """An etcd that is empty may have had to do with it before."""
+    answer = await bench.ask(attrs.evolve(QUESTION, groups={USERS: Epoch(3)}))
+
+    assert isinstance(answer, Promised)
+    assert answer.groups == ()
+    assert "never" in answer.refused[USERS]
+    assert answer.overtaken == {}
+
+
+@pytest.mark.parametrize(
+    ("mode", "epoch", "overtaken"),
+    [
+        (FenceMode.HELD, 3, {}),
+        (FenceMode.OPEN, 2, {}),
+        (FenceMode.SUPERSEDED, 4, {ORDERS: Epoch(4)}),
+        (FenceMode.HELD, 5, {ORDERS: Epoch(5)}),
+    ],
+)
+async def test_a_refusal_says_which_newer_epoch_there_is(
+    bench: Bench, mode: FenceMode, epoch: int, overtaken: dict[GroupName, Epoch]
+) -> None:
+    await bench.fence(mode, epoch)
+
+    answer = await bench.ask()
+
+    assert isinstance(answer, Promised)
+    assert answer.overtaken == overtaken
+
+
 async def test_regions_that_know_different_coordination_etcds_promise_nothing(
     bench: Bench,
 ) -> None:
