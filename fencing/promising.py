@@ -6,7 +6,8 @@ an opening in between refuses the promise), that no command to open waits, that 
 suspended, and that its etcd did not go back: one that did may have forgotten what it opened.
 
 It also compares the promise that is there already. The new one's lease is granted after that was
-read, so a promise never ends earlier because another one came late.
+read, so a promise never ends earlier because another one came late. Nor is it taken back for
+another one: it goes to the newest epoch that asked, in the name of the newest round.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def promise_view(group: GroupName, reads: tuple[tuple[KeyValue, ...], ...]) -> P
     )
 
 
-def refusal(view: PromiseView, epoch: Epoch) -> str:
-    """Return why it is not promised that `epoch` is not overtaken here, or nothing."""
+def refusal(view: PromiseView, epoch: Epoch, *, to: ClusterName) -> str:
+    """Return why it is not promised `to` that `epoch` is not overtaken here, or nothing."""
     if view.opening is not None and view.opening.epoch > epoch:
         return f"epoch {view.opening.epoch} is about to be opened here"
     fence = view.fence
@@ -79,7 +80,18 @@ def refusal(view: PromiseView, epoch: Epoch) -> str:
     is_mine = fence.mode is FenceMode.DRAINED and fence.epoch == epoch
     if is_mine or fence.mode is FenceMode.OPEN:
         return f"this cluster is active itself, in epoch {fence.epoch}"
-    return ""
+    return _given_away(view.promise, epoch, to=to)
+
+
+def _given_away(given: Promise | None, epoch: Epoch, *, to: ClusterName) -> str:
+    """Return that another cluster relies on the promise that is there, or nothing.
+
+    Of an older epoch nobody does: whoever opened the newer one had promised nothing any more, and
+    without that promise the older one has no permit.
+    """
+    if given is None or given.epoch < epoch or (given.epoch == epoch and given.to == to):
+        return ""
+    return f"{given.to} was promised that epoch {given.epoch} is not overtaken here"
 
 
 def overtaken_by(view: PromiseView, epoch: Epoch) -> Epoch | None:
@@ -115,13 +127,14 @@ def promise(
     puts = []
     for group, view in views.items():
         epoch = question.groups[group]
-        assert not refusal(view, epoch), "only what is not refused is promised"
+        assert not refusal(view, epoch, to=to), "only what is not refused is promised"
+        term, number = _newest(view.promise, question, epoch)
         record = Promise(
             group=group,
             epoch=epoch,
             to=to,
-            term=question.term,
-            round=question.round,
+            term=term,
+            round=number,
             ttl_s=ttl_s,
         )
         guards += [
@@ -131,6 +144,14 @@ def promise(
         ]
         puts.append(Put(Keys.promise(group), encode(record), lease=lease))
     return Txn(guards=tuple(guards), operations=tuple(puts))
+
+
+def _newest(given: Promise | None, question: AskPromises, epoch: Epoch) -> tuple[Revision, int]:
+    """Return the term and round in whose name it is promised: a late question takes none over."""
+    asked = (question.term, question.round)
+    if given is None or given.epoch != epoch:
+        return asked
+    return max(asked, (given.term, given.round))
 
 
 def is_ended(promise: Promise, *, to: ClusterName, term: Revision, up_to_round: int) -> bool:

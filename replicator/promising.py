@@ -113,7 +113,7 @@ async def _promise(
     """
     for _ in range(ATTEMPTS_MAX):
         views = await _views(store, names)
-        refused = _refused(views, question.groups)
+        refused = _refused(views, question.groups, to=to)
         wanted = {name: view for name, view in views.items() if name not in refused}
         if not wanted:
             return refused
@@ -129,12 +129,12 @@ async def _promise(
 
 
 def _refused(
-    views: Mapping[GroupName, PromiseView], epochs: Mapping[GroupName, Epoch]
+    views: Mapping[GroupName, PromiseView], epochs: Mapping[GroupName, Epoch], *, to: ClusterName
 ) -> dict[GroupName, Refusal]:
     return {
         name: Refusal(why=why, by=promising.overtaken_by(view, epochs[name]))
         for name, view in views.items()
-        if (why := promising.refusal(view, epochs[name]))
+        if (why := promising.refusal(view, epochs[name], to=to))
     }
 
 

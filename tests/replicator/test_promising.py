@@ -30,6 +30,7 @@ from tests.fencing.region import Faulty
 A, B = ClusterName("a"), ClusterName("b")
 ORDERS, USERS = GroupName("orders"), GroupName("users")
 ASKER = PeerIdentity(role="cluster", name=A)
+ANOTHER = PeerIdentity(role="cluster", name="c")
 TOKEN = Token(incarnation=1, revision=Revision(9))
 QUESTION = AskPromises(
     groups={ORDERS: Epoch(3)},
@@ -53,9 +54,13 @@ class Bench:
         await self.put(RegionalKeys.fence(group), fence)
 
     async def ask(
-        self, question: AskPromises | EndPromises = QUESTION, *, over: MemoryStore | None = None
+        self,
+        question: AskPromises | EndPromises = QUESTION,
+        *,
+        over: MemoryStore | None = None,
+        by: PeerIdentity = ASKER,
     ) -> Answer:
-        return await answer_about_promises(over or self.store, question, ASKER, me=B)
+        return await answer_about_promises(over or self.store, question, by, me=B)
 
     async def promise(self) -> Promise | None:
         item = await self.store.get(RegionalKeys.promise(ORDERS))
@@ -291,6 +296,52 @@ async def test_a_promise_is_taken_back_only_by_whoever_asked_and_not_over_a_newe
 
     assert (early, another, own) == (Counted(count=0), Counted(count=0), Counted(count=1))
     assert await bench.promise() is None
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+async def test_what_somebody_relies_on_is_not_promised_away(bench: Bench, epoch: int) -> None:
+    """Whoever was superseded unseen asks too, and says at its end that it relies on nothing."""
+    await bench.fence(FenceMode.SUPERSEDED, 2)
+    await bench.ask()
+    older = attrs.evolve(QUESTION, groups={ORDERS: Epoch(epoch)}, term=Revision(70))
+
+    refused = await bench.ask(older, by=ANOTHER)
+    ended = EndPromises(groups=(ORDERS,), term=Revision(70), round=1)
+    await bench.ask(ended, by=ANOTHER)
+
+    assert isinstance(refused, Promised)
+    assert refused.groups == ()
+    assert "epoch 3 is not overtaken" in refused.refused[ORDERS]
+    promise = await bench.promise()
+    assert promise is not None
+    assert promise.to == A
+
+
+async def test_the_newest_epoch_is_promised_over_an_older_one(bench: Bench) -> None:
+    await bench.ask()
+
+    newer = await bench.ask(attrs.evolve(QUESTION, groups={ORDERS: Epoch(4)}), by=ANOTHER)
+
+    assert isinstance(newer, Promised)
+    assert newer.groups == (ORDERS,)
+    promise = await bench.promise()
+    assert promise is not None
+    assert (promise.to, promise.epoch) == ("c", 4)
+
+
+@pytest.mark.parametrize(("term", "number"), [(50, 7), (49, 9)])
+async def test_a_late_question_and_its_end_take_no_newer_promise_back(
+    bench: Bench, term: int, number: int
+) -> None:
+    await bench.ask(attrs.evolve(QUESTION, round=8))
+
+    await bench.ask(attrs.evolve(QUESTION, term=Revision(term), round=number))
+    ended = await bench.ask(EndPromises(groups=(ORDERS,), term=Revision(term), round=number))
+
+    assert ended == Counted(count=0)
+    promise = await bench.promise()
+    assert promise is not None
+    assert (promise.term, promise.round) == (50, 8)
 
 
 async def test_only_clusters_are_promised_anything(bench: Bench) -> None:
