@@ -59,6 +59,10 @@ class ChainGroups:
                 self.held.pop(group, None)
                 _log.warning("promise.was_in_vain", group=group, why=str(error))
 
+    def confine(self, held: Mapping[GroupName, Epoch]) -> None:
+        """Forget what is not held any more by a look that came after the confirmation."""
+        self.held = {g: epoch for g, epoch in self.held.items() if held.get(g) == epoch}
+
     async def release(self, group: GroupName, *, lease: LeaseId | None) -> None:
         """Delete the group's holder, if it hangs on this lease. Its permit must be gone."""
         self.held.pop(group, None)

@@ -2,11 +2,12 @@
 
 The transaction compares everything that the promise rests on, so that any replicator of the
 region may commit it, whether it leads or not: that the fences are as they were read (a freeze or
-an opening in between refuses the promise), that no command to open waits, and that the region is
-not suspended.
+an opening in between refuses the promise), that no command to open waits, that the region is not
+suspended, and that its etcd did not go back: one that did may have forgotten what it opened.
 
 It also compares the promise that is there already. The new one's lease is granted after that was
-read, so a promise never ends earlier because another one came late.
+read, so a promise never ends earlier because another one came late. Nor is it taken back for
+another one: it goes to the newest epoch that asked, in the name of the newest round.
 """
 
 from __future__ import annotations
@@ -65,19 +66,43 @@ def promise_view(group: GroupName, reads: tuple[tuple[KeyValue, ...], ...]) -> P
     )
 
 
-def refusal(view: PromiseView, epoch: Epoch) -> str:
-    """Return why it is not promised that `epoch` is not overtaken here, or nothing."""
+def refusal(view: PromiseView, epoch: Epoch, *, to: ClusterName) -> str:
+    """Return why it is not promised `to` that `epoch` is not overtaken here, or nothing."""
     if view.opening is not None and view.opening.epoch > epoch:
         return f"epoch {view.opening.epoch} is about to be opened here"
     fence = view.fence
-    if fence is not None and fence.epoch > epoch:
+    if fence is None:
+        return "this cluster never had to do with the group"
+    if fence.epoch > epoch:
         return f"this cluster is in epoch {fence.epoch} by now"
-    if fence is not None and fence.mode is FenceMode.HELD:
+    if fence.mode is FenceMode.HELD:
         return "the copy here is frozen for an emergency"
-    is_mine = fence is not None and fence.mode is FenceMode.DRAINED and fence.epoch == epoch
-    if is_mine or (fence is not None and fence.mode is FenceMode.OPEN):
-        return f"this cluster is active itself, in epoch {fence.epoch if fence else epoch}"
-    return ""
+    is_mine = fence.mode is FenceMode.DRAINED and fence.epoch == epoch
+    if is_mine or fence.mode is FenceMode.OPEN:
+        return f"this cluster is active itself, in epoch {fence.epoch}"
+    return _given_away(view.promise, epoch, to=to)
+
+
+def _given_away(given: Promise | None, epoch: Epoch, *, to: ClusterName) -> str:
+    """Return that another cluster relies on the promise that is there, or nothing.
+
+    Of an older epoch nobody does: whoever opened the newer one had promised nothing any more, and
+    without that promise the older one has no permit.
+    """
+    if given is None or given.epoch < epoch or (given.epoch == epoch and given.to == to):
+        return ""
+    return f"{given.to} was promised that epoch {given.epoch} is not overtaken here"
+
+
+def overtaken_by(view: PromiseView, epoch: Epoch) -> Epoch | None:
+    """Return the epoch that proves that `epoch` is over, or None.
+
+    A fence is in an epoch that was opened, and a command to open comes after the pivot. That the
+    copy is frozen proves nothing: the emergency may yet be given up.
+    """
+    known = [record.epoch for record in (view.fence, view.opening) if record is not None]
+    newest = max(known, default=epoch)
+    return newest if newest > epoch else None
 
 
 def ttl_s(views: Mapping[GroupName, PromiseView], question: AskPromises) -> int:
@@ -98,17 +123,18 @@ def promise(
 
     `lease` was granted after `views` were read.
     """
-    guards: list[Guard] = [absent(Keys.suspended)]
+    guards: list[Guard] = [absent(Keys.suspended), absent(Keys.replaced)]
     puts = []
     for group, view in views.items():
         epoch = question.groups[group]
-        assert not refusal(view, epoch), "only what is not refused is promised"
+        assert not refusal(view, epoch, to=to), "only what is not refused is promised"
+        term, number = _newest(view.promise, question, epoch)
         record = Promise(
             group=group,
             epoch=epoch,
             to=to,
-            term=question.term,
-            round=question.round,
+            term=term,
+            round=number,
             ttl_s=ttl_s,
         )
         guards += [
@@ -118,6 +144,14 @@ def promise(
         ]
         puts.append(Put(Keys.promise(group), encode(record), lease=lease))
     return Txn(guards=tuple(guards), operations=tuple(puts))
+
+
+def _newest(given: Promise | None, question: AskPromises, epoch: Epoch) -> tuple[Revision, int]:
+    """Return the term and round in whose name it is promised: a late question takes none over."""
+    asked = (question.term, question.round)
+    if given is None or given.epoch != epoch:
+        return asked
+    return max(asked, (given.term, given.round))
 
 
 def is_ended(promise: Promise, *, to: ClusterName, term: Revision, up_to_round: int) -> bool:

@@ -276,6 +276,8 @@ class Promised:
     ttl_s: int = 0
     """For how long at least, from when it was asked."""
     refused: Mapping[GroupName, str] = attrs.field(factory=dict)
+    overtaken: Mapping[GroupName, Epoch] = attrs.field(factory=dict)
+    """Of those refused: which newer epoch there is. Whoever asked was superseded unseen."""
 
 
 @attrs.frozen(kw_only=True)

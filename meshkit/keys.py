@@ -265,6 +265,8 @@ class RegionalKeys:
     """What was last seen of the coordination etcd: it cannot tell that it was restored."""
     suspended = _key("suspended")
     """Nobody leads here, because the coordination etcd went back; until that is adopted."""
+    replaced = _key("replaced")
+    """This etcd went back, so it may have forgotten an epoch: it promises nothing until adopted."""
     replicators = _key("replicators", "")
     replicator_leader = _key("replicators", "leader")
     """Leased: which replicator leads this region."""

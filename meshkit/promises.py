@@ -14,7 +14,7 @@ import attrs
 
 from meshkit.codec import Stored
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import Epoch, Revision, Token
+from meshkit.ordinals import ABSENT, Epoch, Revision, Token
 
 
 @attrs.frozen(kw_only=True)
@@ -34,6 +34,9 @@ class Pact(Stored):
     """All that may be promoted over `cluster`, itself included."""
     is_in_force: bool = True
     """False in a region whose group does not keep any more; a deletion would not be noticed."""
+    replaces: Revision = ABSENT
+    """In a region, not in force: the coordination etcd's pact that was to be changed or deleted.
+    That may yet happen, so no pact in force rests on it (`replicator/pacts.py`)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -9,8 +9,16 @@ import structlog
 from fencing.election import Election
 from fencing.patience import give_way
 from fencing.term import Term
-from meshkit.asking import Answer, AskPromises, EndPromises, Question, ReadStanding
-from meshkit.errors import MeshError
+from meshkit.asking import (
+    Answer,
+    AskPromises,
+    DeclineCode,
+    Declined,
+    EndPromises,
+    Question,
+    ReadStanding,
+)
+from meshkit.errors import MeshError, StoreReplaced
 from meshkit.names import ClusterName
 from meshkit.peer import PeerIdentity
 from replicator.desk import not_leading as nobody_at_desk
@@ -41,6 +49,8 @@ class Replicator:
         self._home = home
         self._election = election
         self._leadership: Leadership | None = None
+        self._replaced = ""
+        """Why this process may not promise anything: it has seen that an etcd went back."""
         self._history = LocalHistory(
             cluster=home.cluster,
             regional=home.regional,
@@ -83,6 +93,8 @@ class Replicator:
         """Answer a question about this region, or say that another replicator leads."""
         if isinstance(question, ReadStanding):
             return await testify(self._home.regional, question, peer)
+        if isinstance(question, AskPromises) and self._replaced:
+            return Declined(code=DeclineCode.REFUSED, text=self._replaced)
         if isinstance(question, AskPromises | EndPromises):
             return await answer_about_promises(
                 self._home.regional, question, peer, me=self._home.cluster
@@ -102,6 +114,8 @@ class Replicator:
             try:
                 await self._lead(term)
             except MeshError as error:
+                if isinstance(error, StoreReplaced):
+                    self._replaced = str(error)
                 _log.error("region.not_led", why=str(error), next=error.hint or "tries again")
             finally:
                 self._leadership = None
@@ -128,12 +142,13 @@ class Replicator:
     async def _lead(self, term: Term) -> None:
         try:
             self._leadership = await begin_leadership(self._home, term, self._history)
+            self._replaced = ""
             await self._leadership.run()
         except BaseExceptionGroup as failures:
             expected, bugs = failures.split(MeshError)
             if bugs is not None or expected is None:
                 raise
-            raise _first(expected) from failures
+            raise _first(expected.subgroup(StoreReplaced) or expected) from failures
 
 
 def _first(failures: BaseExceptionGroup[MeshError]) -> MeshError:

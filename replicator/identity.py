@@ -98,6 +98,11 @@ class Identity:
         )
         if suspended is not None:
             await self._adopt_if_asked(suspended, adoption)
+        elif (marked := await self.regional.get(RegionalKeys.replaced)) is not None:
+            before = decode(Suspension, marked.value)
+            await self._suspender.suspend(
+                before.store, before.reason, incarnation=before.incarnation
+            )
         elif seen is not None:
             self._seen = decode(Observation, seen.value)
         await self.check()
@@ -106,6 +111,8 @@ class Identity:
         suspension = decode(Suspension, suspended.value)
         adoption = decode(Adoption, item.value) if item else None
         if adoption is None or adoption.suspension != suspended.mod_revision:
+            if suspension.store is SuspectStore.REGIONAL:
+                await self._suspender.mark_replaced(suspension, self.term.guard())
             raise replaced(suspension)
         await self._begin_incarnation(adoption)
         await self._end_suspension(suspended)
@@ -127,7 +134,7 @@ class Identity:
         fresh = RegionIncarnation(cluster=self.cluster, incarnation=adoption.incarnation)
         permits = await self.regional.range(prefix_range(RegionalKeys.permits), keys_only=True)
         operations: list[Operation] = [Delete(permit.key) for permit in permits.items]
-        operations.append(Put(key, encode(fresh)))
+        operations += [Put(key, encode(fresh)), Delete(RegionalKeys.replaced)]
         guard = ModRevisionIs(key, item.mod_revision if item else ABSENT)
         await _commit(self.regional, (self.term.guard(), guard), operations)
 

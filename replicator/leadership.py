@@ -120,7 +120,7 @@ class Leadership:
             timing=home.timing,
             clock=clock,
             obey=self._obey_authority,
-            on_sealed=self._obey_seal,
+            on_sealed=lambda *of: self.upkeep.obey_seal(*of),  # noqa: PLW0108 - made later
             promises=self._promises(),
             holders=self._sharing.coordination,
         )
@@ -165,8 +165,12 @@ class Leadership:
 
     def _promises(self) -> AskedPromises:
         home = self._home
-        asker = home.promise_asker or home.asker
-        return AskedPromises(asker=asker, regional=home.regional, endpoints=self._endpoints)
+        return AskedPromises(
+            asker=home.promise_asker or home.asker,
+            regional=home.regional,
+            endpoints=self._endpoints,
+            on_overtaken=lambda *of: self.upkeep.obey_epoch(*of),  # noqa: PLW0108 - made later
+        )
 
     def _compacting(self) -> tuple[Coroutine[None, None, None], ...]:
         """Return what compacts the region's etcd, if that is asked for."""
@@ -253,9 +257,6 @@ class Leadership:
         # No beat on an etcd that was restored while it was away. It was not, in less than that.
         await self._identity.check_unless_younger(self._home.timing.round_interval_ms)
         await self.upkeep.obey_authority()
-
-    async def _obey_seal(self, group: GroupName) -> None:
-        await self.upkeep.obey_seal(group)
 
     async def _follow_mesh(self) -> None:
         """Stream from and to every cluster that shares a group with this one."""

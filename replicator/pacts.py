@@ -4,6 +4,10 @@ A pact is worth something only once it stands in both etcds, and what it demands
 than what it says in the coordination etcd (`meshkit.promises`). Hence the order: the coordination
 etcd first when it is made, the region first when a member joins or the group stops to keep. With
 it, who decides there knows without asking us what we may do when we hear nothing more of them.
+
+A change there may arrive late, long after it was given up. Each compares the mod revision of what
+it replaces, and that is stored here first while no pact is in force; one is put in force only on a
+pact there of another revision. So whatever is still on its way cannot touch what that rests on.
 """
 
 from __future__ import annotations
@@ -42,6 +46,8 @@ class Standing:
     authority: Authority
     outside: Pact | None
     here: Pact | None
+    outside_revision: Revision = ABSENT
+    """The mod revision of `outside`."""
 
     @property
     def is_wanted(self) -> bool:
@@ -76,14 +82,40 @@ def change_due(standing: Standing) -> Change | None:
     in_force = here if here and here.is_in_force and _is_of(here, wanted) else None
     if not standing.is_wanted:
         if in_force is not None:
-            return Change(is_here=True, pact=attrs.evolve(in_force, is_in_force=False))
-        return Change(is_here=False, pact=None) if outside is not None else None
-    if in_force is not None and not set(wanted.members) <= set(in_force.members):
+            ended = attrs.evolve(in_force, is_in_force=False, replaces=standing.outside_revision)
+            return Change(is_here=True, pact=ended)
+        return _outside_later(standing, None) if outside is not None else None
+    if in_force is None:
+        if outside != wanted or _is_to_be_replaced(standing):
+            return _outside_later(standing, wanted)
+        return Change(is_here=True, pact=wanted)
+    if not set(wanted.members) <= set(in_force.members):
         members = tuple(dict.fromkeys((*in_force.members, *wanted.members)))
         return Change(is_here=True, pact=attrs.evolve(in_force, members=members))
-    if outside != wanted:
-        return Change(is_here=False, pact=wanted)
-    return Change(is_here=True, pact=wanted) if in_force is None else None
+    return Change(is_here=False, pact=wanted) if outside != wanted else None
+
+
+def _outside_later(standing: Standing, pact: Pact | None) -> Change:
+    """Return the change in the coordination etcd, or what must be stored here before it.
+
+    A pact of another epoch needs nothing: none is put in force on it.
+    """
+    outside, wanted = standing.outside, standing.wanted
+    if outside is None or not _is_of(outside, wanted) or _is_to_be_replaced(standing):
+        return Change(is_here=False, pact=pact)
+    mark = attrs.evolve(wanted, members=(), is_in_force=False, replaces=standing.outside_revision)
+    return Change(is_here=True, pact=mark)
+
+
+def _is_to_be_replaced(standing: Standing) -> bool:
+    """Return whether a change of the very pact in the coordination etcd may be on its way."""
+    here = standing.here
+    return (
+        here is not None
+        and not here.is_in_force
+        and _is_of(here, standing.wanted)
+        and here.replaces == standing.outside_revision
+    )
 
 
 def _is_of(pact: Pact, wanted: Pact) -> bool:
@@ -120,6 +152,7 @@ class Pacts:
                 authority=authority,
                 outside=decode(Pact, outside.value) if outside else None,
                 here=decode(Pact, here.value) if here else None,
+                outside_revision=outside.mod_revision if outside else ABSENT,
             )
         )
         if due is None:

@@ -7,7 +7,7 @@ answers first is believed, and one that hangs costs nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 
 import attrs
@@ -31,6 +31,9 @@ class AskedPromises:
     asker: AskRegion
     regional: Store
     endpoints: Callable[[ClusterName], tuple[str, ...]]
+    on_overtaken: Callable[[GroupName, Epoch], Coroutine[None, None, None]]
+    """Awaited for each group that a member knows a newer epoch of: we were superseded unseen. It
+    is stored, because nobody may ever promise again what that member refuses today."""
 
     async def ask(
         self,
@@ -63,7 +66,16 @@ class AskedPromises:
             _log.warning(
                 "promise.refused", member=member, count=len(answer.refused), group=group, why=why
             )
+        for group in sorted(answer.overtaken.keys() & groups.keys()):
+            await self._obey(group, answer.overtaken[group], member)
         return frozenset(answer.groups) & groups.keys()
+
+    async def _obey(self, group: GroupName, epoch: Epoch, member: ClusterName) -> None:
+        _log.warning("promise.overtaken", group=group, epoch=epoch, member=member)
+        try:
+            await self.on_overtaken(group, epoch)
+        except MeshError as error:
+            _log.warning("promise.overtaken_not_obeyed", group=group, why=str(error))
 
     async def end(
         self, member: ClusterName, groups: AbstractSet[GroupName], *, term: Revision, number: int

@@ -6,6 +6,9 @@ coordination etcd is lost leads nothing. `fencing.promising` says what the trans
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import attrs
 import structlog
 
 from fencing import promising
@@ -26,7 +29,7 @@ from meshkit.errors import MeshError, RevisionConflict
 from meshkit.incarnations import FIRST_INCARNATION
 from meshkit.keys import RegionalKeys
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import Incarnation
+from meshkit.ordinals import Epoch, Incarnation
 from meshkit.peer import PeerIdentity
 from meshkit.store.port import Store
 from meshkit.store.txn import Committed, Delete, Get, ModRevisionIs, Txn
@@ -37,6 +40,14 @@ _log = structlog.get_logger()
 GROUPS_AT_ONCE = 24
 """In one transaction, below etcd's limit of 128 comparisons."""
 ATTEMPTS_MAX = 3
+
+
+@attrs.frozen(kw_only=True)
+class Refusal:
+    """Why one group is not promised, and by which epoch it was overtaken, if it was."""
+
+    why: str
+    by: Epoch | None
 
 
 async def answer_about_promises(
@@ -66,7 +77,7 @@ async def known_coordination(store: Store) -> Incarnation:
 async def _promised(
     store: Store, question: AskPromises, *, to: ClusterName, me: ClusterName
 ) -> Promised:
-    refused: dict[GroupName, str] = {}
+    refused: dict[GroupName, Refusal] = {}
     if question.ttl_s * 1000 > PROMISE_MS_MAX:
         why = f"{question.ttl_s} s is too long a time to promise"
         return Promised(cluster=me, refused=dict.fromkeys(question.groups, why))
@@ -81,12 +92,18 @@ async def _promised(
     for at in range(0, len(names), GROUPS_AT_ONCE):
         refused |= await _promise(store, question, names[at : at + GROUPS_AT_ONCE], to=to)
     groups = tuple(name for name in names if name not in refused)
-    return Promised(cluster=me, groups=groups, ttl_s=question.ttl_s, refused=refused)
+    return Promised(
+        cluster=me,
+        groups=groups,
+        ttl_s=question.ttl_s,
+        refused={name: refusal.why for name, refusal in refused.items()},
+        overtaken={name: r.by for name, r in refused.items() if r.by is not None},
+    )
 
 
 async def _promise(
     store: Store, question: AskPromises, names: list[GroupName], *, to: ClusterName
-) -> dict[GroupName, str]:
+) -> dict[GroupName, Refusal]:
     """Promise what can be, and return why the rest cannot.
 
     The lease is granted after the promises that are there were read: see `fencing.promising`.
@@ -96,11 +113,7 @@ async def _promise(
     """
     for _ in range(ATTEMPTS_MAX):
         views = await _views(store, names)
-        refused = {
-            name: why
-            for name, view in views.items()
-            if (why := promising.refusal(view, question.groups[name]))
-        }
+        refused = _refused(views, question.groups, to=to)
         wanted = {name: view for name, view in views.items() if name not in refused}
         if not wanted:
             return refused
@@ -110,7 +123,19 @@ async def _promise(
         if isinstance(await store.commit(txn), Committed):
             return refused
         await store.revoke(granted.lease_id)
-    raise RevisionConflict("the groups' fences move too fast, or the region is suspended")
+    raise RevisionConflict(
+        "the groups' fences move too fast, or the region is suspended or its etcd went back"
+    )
+
+
+def _refused(
+    views: Mapping[GroupName, PromiseView], epochs: Mapping[GroupName, Epoch], *, to: ClusterName
+) -> dict[GroupName, Refusal]:
+    return {
+        name: Refusal(why=why, by=promising.overtaken_by(view, epochs[name]))
+        for name, view in views.items()
+        if (why := promising.refusal(view, epochs[name], to=to))
+    }
 
 
 async def _views(store: Store, names: list[GroupName]) -> dict[GroupName, PromiseView]:

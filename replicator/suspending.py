@@ -22,13 +22,14 @@ from meshkit.errors import MeshError, Refused, StoreReplaced
 from meshkit.incarnations import SuspectStore, Suspension
 from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import Epoch, Incarnation, Token
+from meshkit.ordinals import ABSENT, Epoch, Incarnation, Token
 from meshkit.regional import Fence, FenceMode
 from meshkit.store.port import Store
 from meshkit.store.txn import (
     Committed,
     Delete,
     Guard,
+    ModRevisionIs,
     Operation,
     Put,
     Txn,
@@ -82,12 +83,32 @@ class Suspender:
         outside = CoordinationKeys.suspension(self.cluster)
         if store is SuspectStore.COORDINATION:
             here = RegionalKeys.suspended
-            await self._try(self.regional, absent(here), [Put(here, put)])
-        await self._try(self.coordination, absent(outside), [Put(outside, put)])
+            await self._try(self.regional, (absent(here),), [Put(here, put)])
+        else:
+            await self.mark_replaced(suspension)
+        await self._try(self.coordination, (absent(outside),), [Put(outside, put)])
         await self._delete_permits()
         if store is SuspectStore.COORDINATION:
             await self.stop()
         raise replaced(suspension)
+
+    async def mark_replaced(self, suspension: Suspension, *guards: Guard) -> None:
+        """Write down in the region, as far as it answers, that its etcd went back.
+
+        Whoever promises there needs neither lead nor reach the coordination etcd, so it must find
+        that here. A late one is refused once the etcd was adopted, which deletes it.
+        """
+        here = RegionalKeys.replaced
+        try:
+            item = await self.regional.get(RegionalKeys.incarnation)
+        except MeshError as error:
+            _log.error("suspension.not_stored", why=str(error))
+            return
+        revision = item.mod_revision if item else ABSENT
+        same = ModRevisionIs(RegionalKeys.incarnation, revision)
+        await self._try(
+            self.regional, (absent(here), same, *guards), [Put(here, encode(suspension))]
+        )
 
     async def stop(self) -> None:
         """End every epoch in which this region is active, as far as its etcd answers."""
@@ -140,12 +161,14 @@ class Suspender:
             return
         operations: list[Operation] = [Delete(permit.key) for permit in permits.items]
         if operations:
-            await self._try(self.regional, None, operations)
+            await self._try(self.regional, (), operations)
 
-    async def _try(self, store: Store, guard: Guard | None, operations: list[Operation]) -> None:
+    async def _try(
+        self, store: Store, guards: tuple[Guard, ...], operations: list[Operation]
+    ) -> None:
         """Commit if it can be done; whoever looks next tries again."""
         try:
-            await store.commit(Txn(guards=(guard,) if guard else (), operations=tuple(operations)))
+            await store.commit(Txn(guards=guards, operations=tuple(operations)))
         except MeshError as error:
             _log.error("suspension.not_stored", why=str(error))
 

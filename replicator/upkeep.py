@@ -343,6 +343,10 @@ class Upkeep:
             authority = decode(Authority, stored.value)
             await self._supersede(fence.group, authority.epoch, reason="superseded")
 
+    async def obey_epoch(self, group: GroupName, epoch: Epoch) -> None:
+        """Stop being active in any epoch below this one, as another cluster says that it exists."""
+        await self._supersede(group, epoch, reason="overtaken")
+
     async def obey_seal(self, group: GroupName) -> None:
         """Stop accepting writes for a sealed group: its segment ends here, its permit goes."""
         item = await self.region.coordination.get(CoordinationKeys.seal(group))

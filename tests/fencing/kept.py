@@ -43,8 +43,21 @@ class KeptWorld(World):
         super().__attrs_post_init__()
         self.passive = {name: MemoryStore(clock=self.clock) for name in (B, C)}
         self.promises = AskedPromises(
-            asker=self, regional=self.regional.connect(), endpoints=lambda name: (name,)
+            asker=self,
+            regional=self.regional.connect(),
+            endpoints=lambda name: (name,),
+            on_overtaken=self._on_overtaken,
         )
+
+    async def _on_overtaken(self, group: GroupName, epoch: Epoch) -> None:
+        """As a replicator's upkeep does it."""
+        outcome = await self.regional.commit(Txn(operations=view_reads(group)))
+        assert isinstance(outcome, Committed)
+        view = view_of(group, outcome.reads)
+        leader = self.replicators[-1].term.guard()
+        txn = fences.supersede(view, below=epoch, leader=leader, reason="overtaken")
+        if txn is not None:
+            await self.regional.commit(txn)
 
     async def ask(self, cluster: ClusterName, endpoint: str, question: Question) -> Answer:
         """Satisfies `AskRegion`."""

@@ -11,12 +11,15 @@ import pytest
 from coordinator.api.adopt_bodies import AdoptAsked
 from coordinator.api.adopting import Adopting
 from coordinator.governance.audit import MESH_AUDIT
+from meshkit.asking import AskPromises, Promised
 from meshkit.codec import decode
 from meshkit.errors import Conflict, Refused
+from meshkit.incarnations import FIRST_INCARNATION
 from meshkit.keys import RegionalKeys
 from meshkit.names import ClusterName, GroupName
+from meshkit.ordinals import Revision
 from meshkit.peer import PeerIdentity
-from meshkit.regional import Checkpoint, RegionIncarnation
+from meshkit.regional import Checkpoint, Fence, RegionIncarnation
 from meshkit.store.txn import Put, Txn, prefix_range
 from tests.mesh.inmemory import MemoryMesh, running
 
@@ -164,6 +167,7 @@ async def test_a_restored_standby_goes_on_as_one_once_it_is_adopted(mesh: Memory
     await restored_standby(mesh, source, target)
     told = await suspended(mesh, target)
     assert told["active_groups"] == []
+    assert await promised(mesh, source, target) == ()
 
     adopting = Adopting(store=mesh.coordination, clock=mesh.clock)
     await adopting.adopt(ClusterName(target), asked(expect=told["suspension"]), OPERATOR)
@@ -171,6 +175,41 @@ async def test_a_restored_standby_goes_on_as_one_once_it_is_adopted(mesh: Memory
 
     await until(lambda: same(mesh))
     assert set(await mesh.content(target)) == {b"/orders/1", b"/orders/2", b"/orders/3"}
+    assert await promised(mesh, source, target) == ("orders",)
+
+
+async def test_a_restored_etcd_promises_nothing_though_nobody_remembers_why(
+    mesh: MemoryMesh,
+) -> None:
+    """Who promises needs neither lead nor reach the coordination etcd: it is in the region."""
+    source = await active(mesh)
+    target = "b" if source == "a" else "a"
+    await restored_standby(mesh, source, target)
+    await suspended(mesh, target)
+    for name in [name for name in mesh.processes if name.startswith(f"{target}-")]:
+        await mesh.processes.pop(name).kill()
+    mesh.start_replicator(target, 0)
+
+    assert await promised(mesh, source, target) == ()
+
+
+async def promised(mesh: MemoryMesh, source: str, target: str) -> tuple[str, ...]:
+    """Return what any replicator of the target promises the source."""
+    seen = await mesh.stores[source].get(RegionalKeys.fence(GroupName("orders")))
+    assert seen is not None
+    question = AskPromises(
+        groups={GroupName("orders"): decode(Fence, seen.value).epoch},
+        coordination=FIRST_INCARNATION,
+        term=Revision(1),
+        round=1,
+        ttl_s=1,
+    )
+    asker = mesh.network.asker(PeerIdentity(role="cluster", name=source))
+    for endpoint in [name for name in mesh.processes if name.startswith(f"{target}-")]:
+        answer = await asker.ask(ClusterName(target), endpoint, question)
+        if isinstance(answer, Promised) and answer.groups:
+            return answer.groups
+    return ()
 
 
 async def restored_standby(mesh: MemoryMesh, source: str, target: str) -> None:

@@ -1,5 +1,7 @@
 """A pact says nothing in the coordination etcd that the region does not already demand."""
 
+import random
+
 import attrs
 import pytest
 
@@ -22,10 +24,18 @@ def pact(*members: ClusterName, epoch: int = 3, cluster: ClusterName = A) -> Pac
     return Pact(group=ORDERS, epoch=Epoch(epoch), cluster=cluster, members=members)
 
 
-def standing(described: Group, *, outside: Pact | None, here: Pact | None) -> Standing:
+def standing(
+    described: Group, *, outside: Pact | None, here: Pact | None, revision: int = 0
+) -> Standing:
     token = Token(incarnation=1, revision=Revision(7))
     authority = Authority(group=ORDERS, epoch=Epoch(3), token=token, active=A)
-    return Standing(group=described, authority=authority, outside=outside, here=here)
+    return Standing(
+        group=described,
+        authority=authority,
+        outside=outside,
+        here=here,
+        outside_revision=Revision(revision),
+    )
 
 
 def test_a_pact_is_made_in_the_coordination_etcd_first() -> None:
@@ -52,15 +62,39 @@ def test_a_member_that_joins_is_asked_before_it_may_be_promoted() -> None:
 
 def test_a_group_that_stops_to_keep_stops_here_before_anybody_is_told() -> None:
     made, lapsing = pact(A, B), group(A, B, policy=GroupPolicy())
-    ended = attrs.evolve(made, is_in_force=False)
+    ended = attrs.evolve(made, is_in_force=False, replaces=Revision(5))
 
-    assert change_due(standing(lapsing, outside=made, here=made)) == Change(
+    assert change_due(standing(lapsing, outside=made, here=made, revision=5)) == Change(
         is_here=True, pact=ended
     )
-    assert change_due(standing(lapsing, outside=made, here=ended)) == Change(
+    assert change_due(standing(lapsing, outside=made, here=ended, revision=5)) == Change(
         is_here=False, pact=None
     )
     assert change_due(standing(lapsing, outside=None, here=ended)) is None
+
+
+def test_none_is_put_in_force_on_one_that_may_yet_be_deleted() -> None:
+    """The group kept, lapsed and keeps again, and the deletion in between is still on its way."""
+    made = pact(A, B)
+    ended = attrs.evolve(made, is_in_force=False, replaces=Revision(5))
+
+    anew = change_due(standing(group(A, B), outside=made, here=ended, revision=5))
+    then = change_due(standing(group(A, B), outside=made, here=ended, revision=6))
+
+    assert anew == Change(is_here=False, pact=made)
+    assert then == Change(is_here=True, pact=made)
+
+
+def test_what_is_to_be_deleted_is_stored_first_though_none_was_in_force() -> None:
+    made = pact(A, B)
+    lapsing = group(A, B, policy=GroupPolicy())
+    mark = attrs.evolve(made, members=(), is_in_force=False, replaces=Revision(5))
+
+    first = change_due(standing(lapsing, outside=made, here=None, revision=5))
+    then = change_due(standing(lapsing, outside=made, here=mark, revision=5))
+
+    assert first == Change(is_here=True, pact=mark)
+    assert then == Change(is_here=False, pact=None)
 
 
 def test_the_pact_of_the_cluster_before_goes_with_the_opening() -> None:
@@ -96,13 +130,68 @@ def test_the_region_never_demands_less_than_the_coordination_etcd_says(
     described = group(*members, policy=KEEP if keeps else GroupPolicy())
     if not holds(outside, here):
         pytest.skip("not a state that there is")
-    for _ in range(6):
-        due = change_due(standing(described, outside=outside, here=here))
+    etcds = Etcds(outside=outside, here=here, revision=0 if outside is None else 1)
+    for _ in range(8):
+        due = change_due(etcds.standing(described))
         if due is None:
             break
-        outside, here = (outside, due.pact) if due.is_here else (due.pact, here)
-        assert holds(outside, here), (outside, here)
+        etcds.arrive(etcds.send(due))
+        assert holds(etcds.outside, etcds.here), etcds
     assert due is None
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_whatever_arrives_late_the_region_never_demands_less(seed: int) -> None:
+    """S3: each change may arrive when it is long given up, in any order, or never."""
+    draw = random.Random(seed)
+    etcds, on_the_way = Etcds(), list[Sent]()
+    described = group(A, B)
+    for _ in range(120):
+        act = draw.randrange(4)
+        if act == 0:
+            members = draw.choice([(A, B), (A, B, C), (A, B, D)])
+            keeps = draw.choice([KEEP, GroupPolicy()])
+            described = group(*members, policy=keeps)
+        elif act == 1 and on_the_way:
+            etcds.arrive(on_the_way.pop(draw.randrange(len(on_the_way))))
+        elif (due := change_due(etcds.standing(described))) is not None:
+            on_the_way.append(etcds.send(due))
+            if draw.random() < 0.5:
+                etcds.arrive(on_the_way.pop())
+        assert holds(etcds.outside, etcds.here), etcds
+
+
+@attrs.frozen
+class Sent:
+    change: Change
+    over: int
+    """The mod revision that it compares."""
+
+
+@attrs.define
+class Etcds:
+    """One pact in two etcds."""
+
+    outside: Pact | None = None
+    here: Pact | None = None
+    revision: int = 0
+    here_revision: int = 0
+    counted: int = 1
+
+    def standing(self, described: Group) -> Standing:
+        return standing(described, outside=self.outside, here=self.here, revision=self.revision)
+
+    def send(self, change: Change) -> Sent:
+        return Sent(change, self.here_revision if change.is_here else self.revision)
+
+    def arrive(self, sent: Sent) -> None:
+        pact_ = sent.change.pact
+        self.counted += 1
+        revision = self.counted if pact_ is not None else 0
+        if sent.change.is_here and sent.over == self.here_revision:
+            self.here, self.here_revision = pact_, revision
+        elif not sent.change.is_here and sent.over == self.revision:
+            self.outside, self.revision = pact_, revision
 
 
 def holds(outside: Pact | None, here: Pact | None) -> bool:

@@ -30,6 +30,7 @@ from tests.fencing.region import Faulty
 A, B = ClusterName("a"), ClusterName("b")
 ORDERS, USERS = GroupName("orders"), GroupName("users")
 ASKER = PeerIdentity(role="cluster", name=A)
+ANOTHER = PeerIdentity(role="cluster", name="c")
 TOKEN = Token(incarnation=1, revision=Revision(9))
 QUESTION = AskPromises(
     groups={ORDERS: Epoch(3)},
@@ -53,9 +54,13 @@ class Bench:
         await self.put(RegionalKeys.fence(group), fence)
 
     async def ask(
-        self, question: AskPromises | EndPromises = QUESTION, *, over: MemoryStore | None = None
+        self,
+        question: AskPromises | EndPromises = QUESTION,
+        *,
+        over: MemoryStore | None = None,
+        by: PeerIdentity = ASKER,
     ) -> Answer:
-        return await answer_about_promises(over or self.store, question, ASKER, me=B)
+        return await answer_about_promises(over or self.store, question, by, me=B)
 
     async def promise(self) -> Promise | None:
         item = await self.store.get(RegionalKeys.promise(ORDERS))
@@ -169,6 +174,54 @@ async def test_a_suspended_region_promises_nothing(bench: Bench) -> None:
     assert await bench.promise() is None
 
 
+async def test_a_region_whose_etcd_went_back_promises_nothing(bench: Bench) -> None:
+    """It may have forgotten what was opened there; who promises needs no coordination etcd."""
+    suspension = Suspension(
+        cluster=B,
+        store=SuspectStore.REGIONAL,
+        incarnation=Incarnation("i"),
+        reason="went back",
+        replicator="b-0",
+        at_ms=1,
+    )
+    await bench.put(RegionalKeys.replaced, suspension)
+
+    answer = await bench.ask()
+
+    assert isinstance(answer, Declined)
+    assert await bench.promise() is None
+
+
+async def test_who_never_had_to_do_with_a_group_promises_nothing(bench: Bench) -> None:
+    """An etcd that is empty may have had to do with it before."""
+    answer = await bench.ask(attrs.evolve(QUESTION, groups={USERS: Epoch(3)}))
+
+    assert isinstance(answer, Promised)
+    assert answer.groups == ()
+    assert "never" in answer.refused[USERS]
+    assert answer.overtaken == {}
+
+
+@pytest.mark.parametrize(
+    ("mode", "epoch", "overtaken"),
+    [
+        (FenceMode.HELD, 3, {}),
+        (FenceMode.OPEN, 2, {}),
+        (FenceMode.SUPERSEDED, 4, {ORDERS: Epoch(4)}),
+        (FenceMode.HELD, 5, {ORDERS: Epoch(5)}),
+    ],
+)
+async def test_a_refusal_says_which_newer_epoch_there_is(
+    bench: Bench, mode: FenceMode, epoch: int, overtaken: dict[GroupName, Epoch]
+) -> None:
+    await bench.fence(mode, epoch)
+
+    answer = await bench.ask()
+
+    assert isinstance(answer, Promised)
+    assert answer.overtaken == overtaken
+
+
 async def test_regions_that_know_different_coordination_etcds_promise_nothing(
     bench: Bench,
 ) -> None:
@@ -243,6 +296,52 @@ async def test_a_promise_is_taken_back_only_by_whoever_asked_and_not_over_a_newe
 
     assert (early, another, own) == (Counted(count=0), Counted(count=0), Counted(count=1))
     assert await bench.promise() is None
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+async def test_what_somebody_relies_on_is_not_promised_away(bench: Bench, epoch: int) -> None:
+    """Whoever was superseded unseen asks too, and says at its end that it relies on nothing."""
+    await bench.fence(FenceMode.SUPERSEDED, 2)
+    await bench.ask()
+    older = attrs.evolve(QUESTION, groups={ORDERS: Epoch(epoch)}, term=Revision(70))
+
+    refused = await bench.ask(older, by=ANOTHER)
+    ended = EndPromises(groups=(ORDERS,), term=Revision(70), round=1)
+    await bench.ask(ended, by=ANOTHER)
+
+    assert isinstance(refused, Promised)
+    assert refused.groups == ()
+    assert "epoch 3 is not overtaken" in refused.refused[ORDERS]
+    promise = await bench.promise()
+    assert promise is not None
+    assert promise.to == A
+
+
+async def test_the_newest_epoch_is_promised_over_an_older_one(bench: Bench) -> None:
+    await bench.ask()
+
+    newer = await bench.ask(attrs.evolve(QUESTION, groups={ORDERS: Epoch(4)}), by=ANOTHER)
+
+    assert isinstance(newer, Promised)
+    assert newer.groups == (ORDERS,)
+    promise = await bench.promise()
+    assert promise is not None
+    assert (promise.to, promise.epoch) == ("c", 4)
+
+
+@pytest.mark.parametrize(("term", "number"), [(50, 7), (49, 9)])
+async def test_a_late_question_and_its_end_take_no_newer_promise_back(
+    bench: Bench, term: int, number: int
+) -> None:
+    await bench.ask(attrs.evolve(QUESTION, round=8))
+
+    await bench.ask(attrs.evolve(QUESTION, term=Revision(term), round=number))
+    ended = await bench.ask(EndPromises(groups=(ORDERS,), term=Revision(term), round=number))
+
+    assert ended == Counted(count=0)
+    promise = await bench.promise()
+    assert promise is not None
+    assert (promise.term, promise.round) == (50, 8)
 
 
 async def test_only_clusters_are_promised_anything(bench: Bench) -> None:
