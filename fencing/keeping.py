@@ -40,7 +40,6 @@ from meshkit.errors import MeshError, Refused
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, Revision
 from meshkit.regional import Fence
-from meshkit.store.txn import Committed, Txn
 
 _log = structlog.get_logger()
 
@@ -251,10 +250,12 @@ class Keeping:
         self._lease = await self.calls.renew_inner(lease)
 
     async def _look(self) -> keeping_txns.Look:
-        read = self.calls.regional.commit(Txn(operations=keeping_txns.READS))
-        outcome = await self.calls.heard(read)
-        assert isinstance(outcome, Committed), "a transaction without guards is not rejected"
-        return keeping_txns.look_of(outcome)
+        """Look by plain reads: etcd 3.5.1 dies of a cancelled transaction that only reads."""
+        _, leases_revision = await self.calls.stored_leases()
+        fences = await self.calls.heard(self.calls.regional.range(keeping_txns.FENCES))
+        pacts = await self.calls.heard(self.calls.regional.range(keeping_txns.PACTS))
+        permits = await self.calls.permits()
+        return keeping_txns.look_of(fences, pacts, permits, leases_revision=leases_revision)
 
     def _require_fresh(self, asked_at_ms: int) -> None:
         age_ms = self.clock.now_ms() - asked_at_ms

@@ -1,7 +1,7 @@
 """Which groups may go on by promise, and the transaction that gives exactly them a permit. Pure.
 
-Everything is read from the region's etcd at one revision and compared when it is written: memory,
-and what was last heard from the coordination etcd, decide nothing.
+Everything is read from the region's etcd and compared when it is written: memory, and what was last
+heard from the coordination etcd, decide nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from meshkit.codec import decode
 from meshkit.errors import CorruptRecord
 from meshkit.keys import RegionalKeys
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import ABSENT, Epoch, LeaseId, Revision
+from meshkit.ordinals import Epoch, LeaseId, Revision
 from meshkit.promises import Pact
 from meshkit.regional import Fence, FenceMode
+from meshkit.store.port import RangeResult
 from meshkit.store.txn import (
-    Committed,
     Delete,
-    Get,
     Guard,
     KeyValue,
     ModRevisionIs,
@@ -40,13 +39,13 @@ S = TypeVar("S", Fence, Pact)
 FENCES = prefix_range(RegionalKeys.fences)
 PACTS = prefix_range(RegionalKeys.pacts)
 
-READS = (Get(*FENCES), Get(*PACTS), Get(*PERMITS), Get(RegionalKeys.leases))
-"""What `look_of` understands, to be read in one transaction."""
-
 
 @attrs.frozen(kw_only=True)
 class Look:
-    """The fences, pacts and permits of a region, read at one revision."""
+    """The fences, pacts and permits of a region.
+
+    They need not be of one revision: what rests on them fails if any changed past the first one.
+    """
 
     fences: Mapping[GroupName, Fence]
     pacts: Mapping[GroupName, Pact]
@@ -64,14 +63,16 @@ class Keepable:
     """Whose promises are needed."""
 
 
-def look_of(outcome: Committed) -> Look:
-    """Return what reading `READS` says; what cannot be read is not kept."""
-    fences, pacts, permits, leases = outcome.reads
+def look_of(
+    fences: RangeResult, pacts: RangeResult, permits: Permits, *, leases_revision: Revision
+) -> Look:
+    """Return what reading `FENCES`, `PACTS` and `PERMITS` says; what cannot be read is not kept."""
+    revision = min(fences.revision, pacts.revision, permits.revision)
     return Look(
-        fences={f.group: f for item in fences if (f := _readable(Fence, item)) is not None},
-        pacts={p.group: p for item in pacts if (p := _readable(Pact, item)) is not None},
-        permits=Permits(revision=outcome.revision, items=permits),
-        leases_revision=leases[0].mod_revision if leases else ABSENT,
+        fences={f.group: f for item in fences.items if (f := _readable(Fence, item)) is not None},
+        pacts={p.group: p for item in pacts.items if (p := _readable(Pact, item)) is not None},
+        permits=Permits(revision=revision, items=permits.items),
+        leases_revision=leases_revision,
     )
 
 

@@ -23,15 +23,12 @@ from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT, Epoch, LeaseId, Revision
 from meshkit.promises import Promise, PromisesRefused
 from meshkit.regional import Fence, FenceMode
-from meshkit.store.txn import Get, Guard, KeyValue, ModRevisionIs, Put, Txn, absent
-
-READS_EACH = 3
-"""Keys read of each group."""
+from meshkit.store.txn import Guard, KeyValue, ModRevisionIs, Put, Txn, absent
 
 
 @attrs.frozen(kw_only=True)
 class PromiseView:
-    """What is known of one group where a promise is asked for, read at one revision."""
+    """What is known of one group where a promise is asked for; the promise compares all of it."""
 
     group: GroupName
     fence: Fence | None = None
@@ -42,19 +39,17 @@ class PromiseView:
     opening_revision: Revision = ABSENT
 
 
-def promise_reads(group: GroupName) -> tuple[Get, ...]:
-    """Return the reads that `promise_view` understands."""
-    keys = (Keys.fence(group), Keys.promise(group), Keys.promises_refused(group))
-    return tuple(Get(key) for key in keys)
+KEYS_READ = (Keys.fence, Keys.promise, Keys.promises_refused)
+"""What a view is made of, for each group."""
 
 
-def promise_view(group: GroupName, reads: tuple[tuple[KeyValue, ...], ...]) -> PromiseView:
-    """Return the view from what `promise_reads` returned.
+def promise_view(group: GroupName, items: Mapping[bytes, KeyValue]) -> PromiseView:
+    """Return the view from the items of the group's `KEYS_READ`.
 
     Raises:
         CorruptRecord: a record cannot be read.
     """
-    fence, promise, opening = (items[0] if items else None for items in reads)
+    fence, promise, opening = (items.get(key_of(group)) for key_of in KEYS_READ)
     return PromiseView(
         group=group,
         fence=decode(Fence, fence.value) if fence else None,

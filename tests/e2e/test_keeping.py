@@ -45,6 +45,10 @@ async def has_pact(sandbox: Sandbox, load: Load, cluster: str) -> bool:
     return outside is not None and here is not None and outside.value == here.value
 
 
+async def is_released(load: Load, cluster: str) -> bool:
+    return await load.stores[cluster].get(RegionalKeys.promise(KEPT)) is None
+
+
 def longest_gap_s(history: History, *, since_ns: int) -> float:
     times = sorted(w.return_ns for w in history.acknowledged() if w.return_ns >= since_ns)
     return max((b - a) / 1e9 for a, b in itertools.pairwise([since_ns, *times]))
@@ -84,15 +88,10 @@ async def test_a_lost_coordination_etcd_stops_only_the_group_that_lapses(
                 member.start() if how == "killed" else member.resume()
             await until(lambda: has_permit(load, "a", LAPSING))
             whole_gap_s = longest_gap_s(load.history, since_ns=killed_ns)
-
-            async def is_released() -> bool:
-                return await load.stores[other].get(RegionalKeys.promise(KEPT)) is None
-
-            await until(is_released)
+            await until(lambda: is_released(load, other))
             move = await load.move(other)
             await load.stop_writers()
             verdicts = await load.verdicts(acknowledged_min=300)
-
     finally:
         await sandbox.stop()
         await asyncio.to_thread(sandbox.purge)

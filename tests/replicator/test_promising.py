@@ -268,7 +268,7 @@ async def test_an_older_question_that_arrives_late_does_not_shorten_a_newer_prom
         assert answer.groups == (ORDERS,)
         return Fault.NONE
 
-    faults = Faulty(plan={"commit": [Fault.NONE, stopped]})
+    faults = Faulty(plan={"commit": [stopped]})
     await bench.ask(over=bench.store.connect(faults=faults))
 
     await bench.clock.advance_ms(4_500)
@@ -342,6 +342,19 @@ async def test_a_late_question_and_its_end_take_no_newer_promise_back(
     promise = await bench.promise()
     assert promise is not None
     assert (promise.term, promise.round) == (50, 8)
+
+
+async def test_nothing_that_only_reads_is_a_transaction(bench: Bench) -> None:
+    """Whoever asks may go away at any time; etcd 3.5.1 panics where such a one is cancelled."""
+    faults = Faulty(plan={"commit": [Fault.NONE, Fault.REQUEST_LOST]})
+    store = bench.store.connect(faults=faults)
+
+    answer = await bench.ask(over=store)
+    refused = await bench.ask(attrs.evolve(QUESTION, groups={ORDERS: Epoch(1)}), over=store)
+
+    assert isinstance(answer, Promised)
+    assert isinstance(refused, Promised)
+    assert faults.plan["commit"] == [Fault.REQUEST_LOST], "one commit: that of the promise"
 
 
 async def test_only_clusters_are_promised_anything(bench: Bench) -> None:
