@@ -6,8 +6,7 @@ from meshkit.names import ClusterName, FailoverId, GroupName
 from meshkit.ordinals import Epoch
 
 ROOT = b"/mesh/v1/"
-RESERVED = b"/mesh/"
-"""No group's prefix may overlap this."""
+RESERVED = b"/mesh/"  # No group's prefix may overlap this.
 
 
 def _key(*parts: str | int) -> bytes:
@@ -399,8 +398,3 @@ def parts_below(prefix: bytes, key: bytes) -> tuple[str, ...] | None:
     if not key.startswith(prefix):
         return None
     return tuple(key[len(prefix) :].decode(errors="replace").split("/"))
-
-
-def overlaps(one: bytes, other: bytes) -> bool:
-    """Return whether some key could start with both prefixes."""
-    return one.startswith(other) or other.startswith(one)

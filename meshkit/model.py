@@ -17,6 +17,7 @@ from meshkit.codec import Stored
 from meshkit.errors import InvalidInput
 from meshkit.names import ClusterName, FailoverId, GroupName
 from meshkit.ordinals import Epoch, Incarnation, Sequence, Token
+from meshkit.prefixes import overlaps
 
 
 class ClusterIntent(enum.Enum):
@@ -326,7 +327,7 @@ def check_group(group: Group, *, others: Iterable[Group], clusters: Iterable[Clu
         if not prefix:
             raise InvalidInput(f"group {group.name} has an empty prefix, which is every key")
         for owner, other in taken:
-            if keys.overlaps(prefix, other):
+            if overlaps(prefix, other):
                 raise InvalidInput(
                     f"prefix {prefix.decode()!r} of group {group.name} overlaps {other.decode()!r}"
                     f" of {owner}",

@@ -20,17 +20,16 @@ from fencing.term import Term
 from fencing.timing import Timing
 from meshkit.asker import AskRegion, NobodyToAsk
 from meshkit.clock import Clock
-from meshkit.codec import Stored, decode, encode
+from meshkit.codec import Stored, decode
 from meshkit.errors import CorruptRecord
 from meshkit.incarnations import Adoption
-from meshkit.keys import CoordinationKeys, RegionalKeys
+from meshkit.keys import CoordinationKeys
 from meshkit.mirror import PrefixMirror
 from meshkit.model import ClusterDescriptor, Fidelity, Group
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Incarnation
-from meshkit.regional import RegionIncarnation
 from meshkit.store.port import Store
-from meshkit.store.txn import Committed, KeyValue, Put, Txn, absent
+from meshkit.store.txn import KeyValue
 from replicator.access import AccessFence, NoAccessFence
 from replicator.agent import Agent
 from replicator.agent_ports import Region
@@ -47,6 +46,7 @@ from replicator.limits import Limits
 from replicator.link.port import Dialer
 from replicator.local_history import LocalHistory
 from replicator.outbound import Outbound
+from replicator.own_incarnation import region_incarnation
 from replicator.pausing import Pauses, Standstill
 from replicator.promises import AskedPromises
 from replicator.quarantine_count import QuarantineCount
@@ -379,32 +379,3 @@ async def begin_leadership(home: Home, term: Term, history: LocalHistory) -> Lea
     incarnation = await region_incarnation(home.regional, home.cluster, rng=home.rng)
     _log.info("region.led", cluster=home.cluster, incarnation=incarnation, term=term.created_at)
     return Leadership(home, term, incarnation, history, identity)
-
-
-async def region_incarnation(
-    regional: Store, cluster: ClusterName, *, rng: random.Random
-) -> Incarnation:
-    """Return the identity of this etcd's history, made when a replicator first led here.
-
-    Raises:
-        CorruptRecord: the etcd was set up for another cluster.
-    """
-    key = RegionalKeys.incarnation
-    item = await regional.get(key)
-    if item is None:
-        drawn = Incarnation(f"{rng.getrandbits(48):012x}")
-        fresh = RegionIncarnation(cluster=cluster, incarnation=drawn)
-        outcome = await regional.commit(
-            Txn(guards=(absent(key),), operations=(Put(key, encode(fresh)),))
-        )
-        if isinstance(outcome, Committed):
-            return fresh.incarnation
-        item = await regional.get(key)
-        assert item is not None, "somebody else has just put it"
-    stored = decode(RegionIncarnation, item.value)
-    if stored.cluster != cluster:
-        raise CorruptRecord(
-            f"this etcd belongs to cluster {stored.cluster}, not {cluster}",
-            hint="check regional_etcd in the replicator's configuration",
-        )
-    return stored.incarnation

@@ -13,9 +13,10 @@ from types import MappingProxyType
 
 import attrs
 
-from meshkit.keys import ROOT, overlaps
+from meshkit.keys import ROOT
 from meshkit.names import GroupName
 from meshkit.ordinals import ABSENT, Revision
+from meshkit.prefixes import overlaps
 from meshkit.store.port import RevisionChanges
 
 

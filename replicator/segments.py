@@ -16,10 +16,11 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from meshkit.codec import decode
-from meshkit.keys import ROOT, RegionalKeys, overlaps, parts_below
+from meshkit.keys import ROOT, RegionalKeys, parts_below
 from meshkit.model import Lineage
 from meshkit.names import GroupName
 from meshkit.ordinals import ABSENT, NO_TOKEN, Epoch, Revision, Sequence, Token
+from meshkit.prefixes import overlaps
 from meshkit.regional import SegmentCut, SegmentOpened, SegmentScope
 from meshkit.store.port import Change, RevisionChanges
 from meshkit.store.txn import Delete, KeyValue, Put

@@ -84,6 +84,7 @@ RECORD_AT: Mapping[str, Mapping[str, str]] = {
         "witness": "witness",
         "coordination_seen": "observation",
         "suspended": "suspension",
+        "replaced": "suspension",
     },
 }
 

@@ -13,11 +13,11 @@ from meshkit.keys import (
     CoordinationKeys,
     RegionalKeys,
     last_part,
-    overlaps,
     parts_below,
 )
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch
+from meshkit.prefixes import overlaps
 from meshkit.store.txn import prefix_range
 
 KEYSPACES = [CoordinationKeys, RegionalKeys]
