@@ -19,6 +19,7 @@ LARGE_BYTES = 1_468_006
 MOVES = 3
 
 
+@pytest.mark.chaos
 @pytest.mark.e2e
 @pytest.mark.timeout(180)
 async def test_a_watcher_is_told_every_write_once_across_failovers(rig: Rig) -> None:
