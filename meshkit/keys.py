@@ -391,9 +391,8 @@ def last_part(key: bytes) -> str:
 
 def parts_below(prefix: bytes, key: bytes) -> tuple[str, ...] | None:
     """Return the parts of `key` below `prefix`, or None if it is not below it."""
-    if not key.startswith(prefix):
-        return None
-    return tuple(key[len(prefix) :].decode(errors="replace").split("/"))
+    parts = key[len(prefix) :].decode(errors="replace").split("/")
+    return tuple(parts) if key.startswith(prefix) else None
 
 
 def overlaps(one: bytes, other: bytes) -> bool:
