@@ -26,14 +26,17 @@ from meshkit.commands import Command, CommandStep
 from meshkit.model import Authority, Group, Lineage
 from meshkit.names import ClusterName, FailoverId, GroupName
 from meshkit.ordinals import Epoch, Token
+from meshkit.promises import Pact
 from meshkit.regional import FenceMode
 
 EPOCHS_UNSEEN_MAX = 1_000
 """How many epochs a region that does not answer is thought to have been in, unseen by the rest."""
 
 WAIT_MS = 30_000
-"""No permit outlives its region's last sight of the coordination etcd by more: every valid timing
-has the worst emergency done in that time (`fencing/timing.py`)."""
+"""No permit outlives its region's last sight of the coordination etcd by more, nor the last promise
+by which its group went on: every valid timing has the worst emergency done in that time
+(`fencing/timing.py`). It says nothing of a waived region that is still promised: see `Choice.pact`.
+"""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +83,16 @@ class Choice:
             active=self.active,
             lineage=self.lineage,
         )
+
+    def pact(self) -> Pact | None:
+        """Return the pact of a cluster that does not answer: nobody knows whose promises it asks.
+
+        It may go on by them, so a holder of it that runs out proves nothing, until it makes its own
+        or deletes this one.
+        """
+        if not self.is_left:
+            return None
+        return Pact(group=self.group, epoch=self.epoch, cluster=self.active, members=(self.active,))
 
     def commands(self, floor: Token) -> Iterator[Command]:
         """Yield what is asked of the members: to open, or to go on, and to thaw."""

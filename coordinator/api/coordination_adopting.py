@@ -295,10 +295,12 @@ def _given(choice: Choice, begun: _Begun, mesh: Mesh) -> tuple[list[Guard], list
         ModRevisionIs(Keys.group(group), described.revision),
     ]
     commands = {command.cluster: command for command in choice.commands(floor)}
+    pact = choice.pact()
     operations: list[Operation] = [
         Put(Keys.authority(group), encode(authority)),
         Put(Keys.routing(group), encode(routing_of(described.record, authority, mesh))),
         Delete(Keys.seal(group)),
+        *([Put(Keys.pact(group), encode(pact))] if pact else []),
     ]
     for member in described.record.members:
         key, command = Keys.command(member, group), commands.get(member)

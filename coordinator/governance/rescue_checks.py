@@ -56,10 +56,11 @@ def _promises(situation: Situation) -> Check:
     if target in pact.members:
         return checked(PROMISES, True, f"{pact.cluster} goes on only by the promise of {target}")
     asked = ", ".join(member for member in pact.members if member != pact.cluster)
+    whose = f"the promises of {asked}, and does not ask {target}, which became a member since"
+    if not asked:
+        whose = f"promises, and nobody knows whether it asks {target} for one"
     detail = (
-        f"{pact.cluster} may go on by the promises of {asked or 'nobody'}, and does not ask"
-        f" {target}, which became a member since; waive it only if {pact.cluster} surely stands"
-        " still"
+        f"{pact.cluster} may go on by {whose}; waive it only if {pact.cluster} surely stands still"
     )
     return checked(PROMISES, False, detail, waivable=True)
 

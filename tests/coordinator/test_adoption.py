@@ -14,6 +14,7 @@ from meshkit.incarnations import SuspectStore, Suspension
 from meshkit.model import Authority, ClusterDescriptor, CoordinationIncarnation, Group, Routing
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Revision, Sequence, Token
+from meshkit.promises import Pact
 from meshkit.regional import Fence, FenceMode
 
 A, B, C = ClusterName("a"), ClusterName("b"), ClusterName("c")
@@ -158,6 +159,16 @@ def test_authority_stays_with_a_waived_member_that_others_saw_promoted() -> None
     assert choice.is_left
     (command,) = choice.commands(token(60, 2))
     assert (command.step, command.cluster) == (CommandStep.RELEASE, B)
+    assert choice.pact() == Pact(group=G, epoch=Epoch(2), cluster=B, members=(B,)), (
+        "it may go on by promise, and nobody knows whose"
+    )
+
+
+def test_whoever_begins_a_new_epoch_makes_its_own_pact() -> None:
+    found = planned(region(A, standing(DRAINED, 1)), region(B, standing(SUPERSEDED, 1)))
+
+    (choice,) = found.choices
+    assert choice.pact() is None
 
 
 def test_an_epoch_that_is_followed_and_that_nobody_opened_stops_it() -> None:

@@ -19,6 +19,7 @@ from meshkit.commands import Command, CommandStep
 from meshkit.errors import Conflict, Refused
 from meshkit.keys import CoordinationKeys
 from meshkit.names import ClusterName, FailoverId
+from meshkit.promises import Pact
 from meshkit.regional import FenceMode
 from meshkit.store.memory_server import Snapshot
 from meshkit.store.txn import Put, Txn
@@ -317,8 +318,17 @@ async def test_authority_stays_with_a_region_that_is_away_if_others_saw_it_promo
     after = await outside.authority()
     assert (after.active, after.epoch, after.token) == ("b", before.epoch, before.token)
     assert await permits(mesh, "a") == []
+    unknown = Pact(group=ORDERS, epoch=after.epoch, cluster=after.active, members=(after.active,))
+    pact = await mesh.coordination.get(CoordinationKeys.pact(ORDERS))
+    assert pact is not None
+    assert decode(Pact, pact.value) == unknown, "it may go on by promise: that is not known"
     Region(mesh, "b").come_back()
     await writes(mesh, "b", "2", "where it went on")
+
+    async def lapses() -> bool:
+        return await mesh.coordination.get(CoordinationKeys.pact(ORDERS)) is None
+
+    await until(lapses)
     assert await permits(mesh, "a") == []
     (fence,) = await fences(mesh, "a")
     assert fence.mode is not FenceMode.OPEN
