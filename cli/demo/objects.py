@@ -9,8 +9,9 @@ from typing import Any
 
 import attrs
 
-from meshkit import keys
 from meshkit.errors import InvalidInput
+from meshkit.keys import RESERVED
+from meshkit.prefixes import overlaps
 
 ORDERS_PREFIX = "/orders/"
 _OBJECTS_MAX = 100_000
@@ -72,8 +73,8 @@ def common_prefix(objects: Sequence[StoredObject]) -> str:
     prefix = "/".join([*shared, ""])
     if len(prefix.strip("/")) == 0:
         raise InvalidInput("the keys have no common prefix such as /registry/")
-    for taken in (ORDERS_PREFIX.encode(), keys.RESERVED):
-        if keys.overlaps(prefix.encode(), taken):
+    for taken in (ORDERS_PREFIX.encode(), RESERVED):
+        if overlaps(prefix.encode(), taken):
             raise InvalidInput(f"the keys' common prefix {prefix} overlaps {taken.decode()}")
     return prefix
 
