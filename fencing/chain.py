@@ -363,8 +363,9 @@ class Chain:
         tc_s, tr_s = self._outer.ttl_ms // 1000, inner.ttl_ms // 1000
         check_granted(self.timing, coordination_ttl_s=tc_s, regional_ttl_s=tr_s)
         await self._confirm()
-        self._groups.confine(await self._outside(self._calls.held(lease)))
-        await self._obey_seals()
+        sealed, still_held = await self._outside(self._calls.sealed_and_held(lease))
+        self._groups.confine(still_held)
+        await self._groups.obey(sealed)
         leases = ChainLeases(coordination=self._outer.lease_id, regional=inner.lease_id)
         permits = await self._calls.permits()
         self._require_fresh_confirmation()

@@ -21,7 +21,7 @@ from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT, Epoch, Incarnation, LeaseId, Revision
 from meshkit.regional import ChainLeases
 from meshkit.store.port import Commits, RangeResult, Store
-from meshkit.store.txn import Committed, Get, Outcome, Txn
+from meshkit.store.txn import Committed, Get, KeyValue, Outcome, Txn
 
 T = TypeVar("T")
 
@@ -81,17 +81,36 @@ class ChainCalls:
         Raises:
             TermEnded: it did.
         """
-        reads = (Get(*txns.SEALS), Get(CoordinationKeys.incarnation))
+        return (await self._sealed())[0]
+
+    async def sealed_and_held(
+        self, lease_id: LeaseId
+    ) -> tuple[dict[GroupName, Epoch], dict[GroupName, Epoch]]:
+        """Return what `sealed` and `held` do, read at one revision and in one request.
+
+        Raises:
+            TermEnded: see `sealed`.
+        """
+        sealed, (holders,) = await self._sealed(Get(*txns.HOLDERS))
+        return sealed, txns.held_epochs(
+            RangeResult(items=holders, revision=ABSENT), lease_id=lease_id
+        )
+
+    async def _sealed(
+        self, *more: Get
+    ) -> tuple[dict[GroupName, Epoch], tuple[tuple[KeyValue, ...], ...]]:
+        reads = (Get(*txns.SEALS), Get(CoordinationKeys.incarnation), *more)
         outcome = await self.commit_outside(Txn(operations=reads))
         assert isinstance(outcome, Committed), "a transaction without guards is not rejected"
-        seals, incarnation = outcome.reads
+        seals, incarnation, *others = outcome.reads
         stored = decode(CoordinationIncarnation, incarnation[0].value) if incarnation else None
         now = (stored or CoordinationIncarnation()).identity
         if self._incarnation not in (None, now):
             self.term.end("the coordination etcd began a new incarnation")
             raise TermEnded("the coordination etcd began a new incarnation")
         self._incarnation = now
-        return txns.sealed_epochs(RangeResult(items=seals, revision=outcome.revision))
+        sealed = txns.sealed_epochs(RangeResult(items=seals, revision=outcome.revision))
+        return sealed, tuple(others)
 
     async def held(self, lease_id: LeaseId) -> dict[GroupName, Epoch]:
         """Return the groups whose holder hangs on the lease, with its epoch."""

@@ -126,7 +126,7 @@ class Leadership:
         )
         hand = self._sharing.region(region)
         watch = self.outbound.shared_watch.watch
-        self._foreign = ForeignWatch(hand, self._member_groups, watch=watch)
+        self._foreign = ForeignWatch(region, self._member_groups, watch=watch)
         self.agent = Agent(
             hand,
             chain=self.chain,
@@ -137,7 +137,7 @@ class Leadership:
         )
         self._standstill = self._still(region)
         self._replayer = Replayer(region, self.inbound, authorities=self.agent.authorities)
-        self.upkeep = Upkeep(hand, self.agent, chain=self.chain)
+        self.upkeep = Upkeep(hand, self.agent, chain=self.chain, alone=region)
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
         self.reporter = self._reporter(region)

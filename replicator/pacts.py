@@ -136,17 +136,14 @@ class Pacts:
         """What has to run and to be ready before `keep` is called."""
         return self.here, self.outside
 
-    async def keep(
-        self, group: Group, authority: Authority, revision: Revision, fence_revision: Revision
-    ) -> None:
-        """Bring the pacts of a group that is active here, in `authority`'s epoch, one step on.
+    def is_due(self, group: Group, authority: Authority) -> bool:
+        """Return whether `keep` would change something."""
+        return self._change_due(group, authority) is not None
 
-        Raises:
-            MeshError: nobody knows what came of it; look again.
-        """
+    def _change_due(self, group: Group, authority: Authority) -> Change | None:
         outside = self.outside.entries.get(CoordinationKeys.pact(group.name))
         here = self.here.entries.get(RegionalKeys.pact(group.name))
-        due = change_due(
+        return change_due(
             Standing(
                 group=group,
                 authority=authority,
@@ -155,11 +152,23 @@ class Pacts:
                 outside_revision=outside.mod_revision if outside else ABSENT,
             )
         )
+
+    async def keep(
+        self, group: Group, authority: Authority, revision: Revision, fence_revision: Revision
+    ) -> None:
+        """Bring the pacts of a group that is active here, in `authority`'s epoch, one step on.
+
+        Raises:
+            MeshError: nobody knows what came of it; look again.
+        """
+        due = self._change_due(group, authority)
         if due is None:
             return
         if due.is_here:
+            here = self.here.entries.get(RegionalKeys.pact(group.name))
             await self._change_here(group.name, due.pact, here, fence_revision)
         else:
+            outside = self.outside.entries.get(CoordinationKeys.pact(group.name))
             await self._change_outside(group.name, due.pact, outside, revision)
 
     async def _change_here(

@@ -49,8 +49,12 @@ class Chain(Protocol):
 class Upkeep:
     """One pass after another over the groups this cluster is a member of."""
 
-    def __init__(self, region: Region, agent: Agent, *, chain: Chain) -> None:
+    def __init__(
+        self, region: Region, agent: Agent, *, chain: Chain, alone: Region | None = None
+    ) -> None:
+        """`alone`: the region by requests that share with nobody, for what must not wait."""
         self.region = region
+        self._alone = alone or region
         self._agent = agent
         self._chain = chain
         self.fences = PrefixMirror(region.regional, RegionalKeys.fences, clock=region.clock)
@@ -152,7 +156,19 @@ class Upkeep:
             authority.epoch > fence.epoch
             or self._misses_permit(group.name)
             or self._misses_scope(group, fence)
+            or self._misses_pact(group, authority, fence)
         )
+
+    def _misses_pact(self, group: Group, authority: Authority, fence: Fence) -> bool:
+        """Return whether a pact is to be changed, and may be: the permit hangs on the live lease.
+
+        That is the one which the coordination etcd allows.
+        """
+        permit = self.permits.entries.get(RegionalKeys.permit(group.name))
+        lease = self._chain.current_lease()
+        is_served = permit is not None and lease is not None and permit.lease == lease
+        is_current = authority.epoch == fence.epoch
+        return is_served and is_current and self._pacts.is_due(group, authority)
 
     async def _keep_one(self, group: Group) -> None:
         try:
@@ -256,12 +272,8 @@ class Upkeep:
     async def _keep_pact(
         self, group: Group, authority: Authority, revision: Revision, fence: Fence
     ) -> None:
-        """Once the group's permit hangs on the lease that the coordination etcd allows."""
         item = self.fences.entries.get(RegionalKeys.fence(group.name))
-        permit = self.permits.entries.get(RegionalKeys.permit(group.name))
-        lease = self._chain.current_lease()
-        is_served = permit is not None and lease is not None and permit.lease == lease
-        if item is not None and is_served and authority.epoch == fence.epoch:
+        if item is not None and self._misses_pact(group, authority, fence):
             await self._pacts.keep(group, authority, revision, item.mod_revision)
 
     async def _renew_permit(self, group: Group, authority: Authority, revision: Revision) -> None:
@@ -284,13 +296,13 @@ class Upkeep:
         self, group: GroupName, below: Epoch, *, reason: str, seal: Token = NO_TOKEN
     ) -> None:
         """Stop being active in any epoch below this one; the fence as it is now decides."""
-        view = await self.view(group)
+        view = await _view_in(self._alone, group)
         txn = fences.supersede(
             view, below=below, leader=self.region.leader, reason=reason, seal=seal
         )
         if txn is not None:
             async with self.region.access.closing(view.scope or ()):
-                await self._commit(txn)
+                await self._commit(txn, self._alone)
             _log.warning("group.superseded", group=group, below=below, why=reason)
 
     async def _copy_routing(self, group: Group) -> None:
@@ -316,12 +328,10 @@ class Upkeep:
 
     async def view(self, group: GroupName) -> FenceView:
         """Read a group's fence with all that belongs to it, at one revision."""
-        outcome = await self.region.regional.commit(Txn(operations=view_reads(group)))
-        assert isinstance(outcome, Committed)
-        return view_of(group, outcome.reads)
+        return await _view_in(self.region, group)
 
-    async def _commit(self, txn: Txn) -> None:
-        outcome = await self.region.regional.commit(txn)
+    async def _commit(self, txn: Txn, region: Region | None = None) -> None:
+        outcome = await (region or self.region).regional.commit(txn)
         if not isinstance(outcome, Committed):
             self.nudge()
 
@@ -332,7 +342,7 @@ class Upkeep:
             MeshError: it could not be made sure of; there must be no beat.
         """
         await self._agent.loaded()
-        fences_now = await self.region.regional.range(
+        fences_now = await self._alone.regional.range(
             (RegionalKeys.fences, RegionalKeys.fences[:-1] + b"0")
         )
         for item in fences_now.items:
@@ -349,7 +359,7 @@ class Upkeep:
 
     async def obey_seal(self, group: GroupName) -> None:
         """Stop accepting writes for a sealed group: its segment ends here, its permit goes."""
-        item = await self.region.coordination.get(CoordinationKeys.seal(group))
+        item = await self._alone.coordination.get(CoordinationKeys.seal(group))
         if item is not None:
             sealed = decode(Seal, item.value).epoch
             await self._supersede(
@@ -361,6 +371,12 @@ class Upkeep:
         stored = self._agent.authorities.entries.get(CoordinationKeys.authority(group))
         incarnation = decode(Authority, stored.value).token.incarnation if stored else 0
         return Token(incarnation=incarnation, revision=seal.mod_revision)
+
+
+async def _view_in(region: Region, group: GroupName) -> FenceView:
+    outcome = await region.regional.commit(Txn(operations=view_reads(group)))
+    assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
+    return view_of(group, outcome.reads)
 
 
 def _group_of(key: bytes) -> GroupName | None:

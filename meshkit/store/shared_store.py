@@ -23,6 +23,7 @@ from meshkit.store.port import (
     StoreStatus,
     WatchItem,
 )
+from meshkit.store.shape import written_keys
 from meshkit.store.shared import SharedCommits
 from meshkit.store.txn import Committed, Get, KeyRange, KeyValue, Outcome, Txn
 
@@ -47,7 +48,8 @@ class SharedStore:
 
     async def commit(self, txn: Txn, *, timeout_ms: int | None = None) -> Outcome:
         """Apply the transaction at most once, perhaps together with others; see the port."""
-        commits = self.store if _reads_values(txn) else self.commits
+        is_shared = not _reads_values(txn) and not _writes_values(txn)
+        commits = self.commits if is_shared else self.store
         return await commits.commit(txn, timeout_ms=timeout_ms)
 
     async def get(self, key: bytes) -> KeyValue | None:
@@ -139,6 +141,15 @@ class SharedStore:
 
     async def close(self) -> None:
         """Do nothing: whoever made the store closes it."""
+
+
+def _writes_values(txn: Txn) -> bool:
+    """Return whether it writes applications' keys.
+
+    Such a write is part of the group's log, and what the checkpoints of others are written with
+    is not: in one revision nobody could tell them apart (architecture 5, "Origin").
+    """
+    return any(not key.startswith(ROOT) for key in written_keys(txn.operations))
 
 
 def _reads_values(txn: Txn) -> bool:

@@ -54,7 +54,7 @@ async def test_small_reads_of_the_same_moment_are_one_request() -> None:
             shared.get(OWN + b"001"),
             shared.get(OWN + b"none"),
             shared.range(prefix_range(OWN), limit=3, keys_only=True),
-            shared.commit(Txn(operations=(Put(b"a", b"v"),))),
+            shared.commit(Txn(operations=(Put(OWN + b"a", b"v"),))),
         )
 
         assert (store.commits, store.ranges) == (1, 0)
@@ -95,3 +95,15 @@ async def test_applications_values_are_read_alone() -> None:
         )
 
         assert store.commits == 2
+
+
+async def test_an_applications_key_shares_a_revision_with_nothing() -> None:
+    """A revision with a checkpoint in it counts as applied, so that write would be in no log."""
+    async with sharing(0) as (store, shared):
+        hang, join = await asyncio.gather(
+            shared.commit(Txn(operations=(Put(b"/orders/1", b"v"),))),
+            shared.commit(Txn(operations=(Put(ROOT + b"checkpoint/b/orders", b"c"),))),
+        )
+
+        assert store.commits == 2
+        assert hang.revision != join.revision

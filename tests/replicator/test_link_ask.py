@@ -21,10 +21,8 @@ from meshkit.asking import (
     ListEntries,
     Question,
     ReplayChanges,
-    answer_of,
-    message_bytes,
-    question_of,
 )
+from meshkit.asking_codec import answer_of, message_bytes, question_of
 from meshkit.errors import InvalidInput, NotAllowed, NotFound, Refused, Unreachable
 from meshkit.names import ClusterName, GroupName
 from meshkit.peer import PeerIdentity
