@@ -43,7 +43,7 @@ demo: venv ## Three regions, live writes, a planned failover and back. Under a m
 # meshes of real processes run alone, since what they claim holds only while processes get their time.
 test: venv ## Unit, model, contract and integration tests; says what was skipped and why.
 	$(BIN)/python -m pytest -ra -m "not chaos and not e2e" -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
-	$(BIN)/python -m pytest -ra -m "e2e and not chaos" $(TEST_ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -ra --durations=12 -m "e2e and not chaos" $(TEST_ARGS) || [ $$? -eq 5 ]
 
 check: venv ## What CI runs before the tests: format, lint, types, layers, tidiness, documents.
 	$(BIN)/ruff format --check .

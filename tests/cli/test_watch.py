@@ -23,6 +23,14 @@ TOLD = {"groups": [samples.GROUP]}
 LOST = Reply(None, drop=True)
 
 
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """Whatever started the tests in the background may have had interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def interrupted_once_asked(api: FakeApi, times: int) -> Iterator[None]:
     def interrupt() -> None:
