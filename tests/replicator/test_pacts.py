@@ -117,19 +117,30 @@ def test_an_older_pact_here_does_not_count() -> None:
     )
 
 
+def holds(outside: Pact | None, here: Pact | None) -> bool:
+    if here is None or not here.is_in_force:
+        return True
+    if outside is None or outside.epoch != here.epoch:
+        return False
+    return set(outside.members) <= set(here.members)
+
+
 @pytest.mark.parametrize("keeps", [True, False])
 @pytest.mark.parametrize("members", [(A, B), (A, B, D), (A, B, C, D)])
-@pytest.mark.parametrize("outside", [None, pact(A, B), pact(A, B, D), pact(B, A, epoch=2)])
 @pytest.mark.parametrize(
-    "here", [None, pact(A, B), pact(A, B, D), attrs.evolve(pact(A, B), is_in_force=False)]
+    ("outside", "here"),
+    [
+        (outside, here)
+        for outside in (None, pact(A, B), pact(A, B, D), pact(B, A, epoch=2))
+        for here in (None, pact(A, B), pact(A, B, D), attrs.evolve(pact(A, B), is_in_force=False))
+        if holds(outside, here)
+    ],
 )
 def test_the_region_never_demands_less_than_the_coordination_etcd_says(
     keeps: bool, members: tuple[ClusterName, ...], outside: Pact | None, here: Pact | None
 ) -> None:
     """The invariant, kept by every single change from wherever it holds; and it comes to an end."""
     described = group(*members, policy=KEEP if keeps else GroupPolicy())
-    if not holds(outside, here):
-        pytest.skip("not a state that there is")
     etcds = Etcds(outside=outside, here=here, revision=0 if outside is None else 1)
     for _ in range(8):
         due = change_due(etcds.standing(described))
@@ -192,11 +203,3 @@ class Etcds:
             self.here, self.here_revision = pact_, revision
         elif not sent.change.is_here and sent.over == self.revision:
             self.outside, self.revision = pact_, revision
-
-
-def holds(outside: Pact | None, here: Pact | None) -> bool:
-    if here is None or not here.is_in_force:
-        return True
-    if outside is None or outside.epoch != here.epoch:
-        return False
-    return set(outside.members) <= set(here.members)
