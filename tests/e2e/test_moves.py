@@ -11,8 +11,8 @@ from chaos.planned import Load, loaded, pause_line
 from tests.e2e.conftest import CLUSTERS, Rig
 
 MOVES = int(os.environ.get("MESH_E2E_MOVES", "50"))
-GUARDED_PER_S_MIN = 200
-"""Of some four hundred that are offered."""
+GUARDED_PER_S_MIN = 150
+"""Of some four hundred that are offered; a busy machine of two cores takes 215 to 230."""
 
 
 @pytest.mark.e2e
@@ -26,11 +26,11 @@ async def test_fifty_planned_failovers_in_a_row_lose_nothing(
     """
     async with loaded(rig.sandbox, guarded=4, bare=1, interval_s=0.006) as load:
         for number in range(MOVES):
-            written = len(load.history.writes)
             move = await load.move(CLUSTERS[(number + 1) % len(CLUSTERS)])
             assert move.phase == "succeeded", move.failover
+            acknowledged = len(load.history.acknowledged())
             async with asyncio.timeout(30):
-                while len(load.history.writes) < written + 40:
+                while len(load.history.acknowledged()) < acknowledged + 40:
                     await asyncio.sleep(0.02)
         await load.stop_writers()
         verdicts = await load.verdicts(acknowledged_min=20 * MOVES)
