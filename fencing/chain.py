@@ -260,9 +260,10 @@ class Chain:
     async def _round(self, tasks: asyncio.TaskGroup) -> bool:
         """Go round once and return whether a beat was put."""
         if self._outer is None or self._inner is None:
-            await self._begin()
-        await self._confirm()
-        await self._obey_seals()
+            await self._begin()  # Confirms and reads the seals itself: far away, twice is too long.
+        else:
+            await self._confirm()
+            await self._obey_seals()
         if self._inner is None:
             raise Refused("the regional lease is given up for a seal, or for promises")
         may_beat = self._obedience.lasts

@@ -118,8 +118,10 @@ class Copies:
             ),
         )
         self._under_way[join.number] = copy
+        place = 0
         try:
-            async for page in read:
+            async for unnumbered in read:
+                page = attrs.evolve(unnumbered, place=(place := place + 1))
                 if join.compares and copy.may_be_there(page):
                     await self._outline(copy, page)
                 else:

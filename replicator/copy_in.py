@@ -12,7 +12,7 @@ from meshkit.clock import Clock
 from meshkit.errors import RevisionConflict
 from meshkit.keys import RESERVED
 from meshkit.names import GroupName
-from meshkit.ordinals import ABSENT
+from meshkit.ordinals import ABSENT, Sequence
 from meshkit.store.port import Store
 from replicator.applier import Applier, StreamBroken
 from replicator.attachments import place_of
@@ -44,11 +44,13 @@ class CopyIn:
         self._looking = Looking(store)
         self._keeper = Keeper(store, applier, clock=clock)
         self._passed: dict[GroupName, int] = {}
+        self._places: dict[GroupName, tuple[int, Sequence, int]] = {}
 
     def reset(self) -> None:
         """The connection ended."""
         self._looking.reset()
         self._passed.clear()
+        self._places.clear()
 
     def forget(self, group: GroupName) -> None:
         """What was asked for of a group before no longer counts."""
@@ -77,8 +79,26 @@ class CopyIn:
         )
 
     async def apply(self, page: CopyPage) -> Stale | Hold | None:
-        """Make a stretch of a group as the page says, in bounded transactions."""
+        """Make a stretch of a group as the page says, in bounded transactions.
+
+        Raises:
+            StreamBroken: a page before it is missing, or it is not what was agreed on.
+        """
         _check_range(page)
+        self._check_place(page)
+        result = await self._apply_page(page)
+        if page.place is not None:
+            self._places[page.group] = (page.number, page.cut, page.place)
+        return result
+
+    def _check_place(self, page: CopyPage) -> None:
+        """A page that is not there would leave its keys as they are: nothing else would show."""
+        number, cut, last = self._places.get(page.group, (0, Sequence(0), 0))
+        expected = last + 1 if (number, cut) == (page.number, page.cut) else 1
+        if page.place not in (None, expected):
+            raise StreamBroken(f"page {page.place} of {page.group} came in place of {expected}")
+
+    async def _apply_page(self, page: CopyPage) -> Stale | Hold | None:
         if not page.is_delta:
             return await self._apply_whole(page)
         try:

@@ -251,6 +251,8 @@ class CopyPage:
     """Only what differs: the rest of what the target outlined there is as it should be."""
     dropped: tuple[int, ...] = ()
     """Of a delta: the places, among what the target told of, of what is not so at the source."""
+    place: int | None = None
+    """Its own place among the pages sent at this cut, from 1; None: the source does not count."""
     weight_bytes: int = attrs.field(init=False, eq=False, repr=False)
     """What it weighs in memory and on the wire, roughly; equal on both sides of a link."""
 

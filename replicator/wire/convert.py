@@ -241,6 +241,7 @@ def _page_to_wire(page: CopyPage) -> pb.CopyPage:
         is_final=page.is_final,
         is_delta=page.is_delta,
         dropped=page.dropped,
+        place=page.place,
     )
 
 
@@ -322,6 +323,7 @@ def _stretch(wire: pb.ToTarget) -> Frame | SideFrame | CopyPage:
                 is_final=page.is_final,
                 is_delta=page.is_delta,
                 dropped=tuple(page.dropped),
+                place=page.place if page.HasField("place") else None,
             )
 
 

@@ -343,7 +343,7 @@ class SideFrame(_message.Message):
     def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., after: _Optional[int] = ..., through: _Optional[int] = ..., records: _Optional[_Union[Payload, _Mapping]] = ..., is_last: _Optional[bool] = ...) -> None: ...
 
 class CopyPage(_message.Message):
-    __slots__ = ("group", "number", "cut", "start", "end", "items", "is_first", "is_final", "is_delta", "dropped")
+    __slots__ = ("group", "number", "cut", "start", "end", "items", "is_first", "is_final", "is_delta", "dropped", "place")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
@@ -354,6 +354,7 @@ class CopyPage(_message.Message):
     IS_FINAL_FIELD_NUMBER: _ClassVar[int]
     IS_DELTA_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     group: str
     number: int
     cut: int
@@ -364,7 +365,8 @@ class CopyPage(_message.Message):
     is_final: bool
     is_delta: bool
     dropped: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., items: _Optional[_Union[Payload, _Mapping]] = ..., is_first: _Optional[bool] = ..., is_final: _Optional[bool] = ..., is_delta: _Optional[bool] = ..., dropped: _Optional[_Iterable[int]] = ...) -> None: ...
+    place: int
+    def __init__(self, group: _Optional[str] = ..., number: _Optional[int] = ..., cut: _Optional[int] = ..., start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., items: _Optional[_Union[Payload, _Mapping]] = ..., is_first: _Optional[bool] = ..., is_final: _Optional[bool] = ..., is_delta: _Optional[bool] = ..., dropped: _Optional[_Iterable[int]] = ..., place: _Optional[int] = ...) -> None: ...
 
 class Outline(_message.Message):
     __slots__ = ("group", "number", "cut", "start", "end", "range_end", "keys_count", "digest", "part_starts", "part_digests")

@@ -20,6 +20,8 @@ ONCE_FAILED: dict[int, str] = {
     125: "a standby that was ahead never rejoined: its wall clock was an hour behind",
     136: "a catch-up waited for progress that nobody reported (the simulator's own)",
     237: "the mesh took longer to begin than it was given: round trips as long as leases (its own)",
+    460: "a page of a copy was lost on the way, and nobody missed it",
+    705: "the chain began anew for ever where the coordination etcd was far: it asked twice",
     317: "a rejoin began by reports from before a planned failover had the source follow",
     381: "the same",
     252: "a coordinator whose term had ended never led again, and said nothing",
