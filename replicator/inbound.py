@@ -33,6 +33,7 @@ from replicator.pausing import Pauses
 from replicator.pulse import Pulse
 from replicator.region import RegionMirror
 from replicator.resend import Resend
+from replicator.shared_watch import WatchAll
 from replicator.together import Scope
 
 _log = structlog.get_logger()
@@ -50,10 +51,11 @@ class Inbound:
         dialer: Dialer,
         term_guard: Guard | None = None,
         pauses: Pauses | None = None,
+        watch: WatchAll | None = None,
         limits: Limits = DEFAULT_LIMITS,
         rng: random.Random | None = None,
     ) -> None:
-        self.mirror = RegionMirror(store, clock=clock)
+        self.mirror = RegionMirror(store, clock=clock, watch=watch)
         self._store = store
         self._clock = clock
         self._cluster = cluster

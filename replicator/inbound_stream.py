@@ -228,7 +228,7 @@ class InboundStream:
             for event in receiver.events():
                 await insist(self._on_event, event)
             await insist(self._look_again)
-            receiver.room = self.applier.pace.room
+            receiver.keep_pace(self.applier.pace)
             work = receiver.next_work()
             if work is None:
                 self.arrivals.on_applied(self.applier.position)

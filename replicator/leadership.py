@@ -52,6 +52,7 @@ from replicator.promises import AskedPromises
 from replicator.quarantine_count import QuarantineCount
 from replicator.replayer import Replayer
 from replicator.reporter import Reporter
+from replicator.shared_watch import WatchAll
 from replicator.sharing import Sharing
 from replicator.spool.spooler import SpoolSettings
 from replicator.together import together
@@ -110,7 +111,8 @@ class Leadership:
         self.outbound = _outbound(home, term, incarnation, history, self._pauses)
         self.examiner = _examiner(home, term, incarnation)
         self.desk = _desk(home, term)
-        self.inbound = _inbound(home, term, self._pauses)
+        watch = self.outbound.shared_watch.watch
+        self.inbound = _inbound(home, term, self._pauses, watch)
         self.chain = Chain(
             cluster=cluster,
             replicator=home.replicator,
@@ -125,7 +127,6 @@ class Leadership:
             holders=self._sharing.coordination,
         )
         hand = self._sharing.region(region)
-        watch = self.outbound.shared_watch.watch
         self._foreign = ForeignWatch(region, self._member_groups, watch=watch)
         self.agent = Agent(
             hand,
@@ -137,7 +138,9 @@ class Leadership:
         )
         self._standstill = self._still(region)
         self._replayer = Replayer(region, self.inbound, authorities=self.agent.authorities)
-        self.upkeep = Upkeep(hand, self.agent, chain=self.chain, alone=region)
+        self.upkeep = Upkeep(
+            hand, self.agent, chain=self.chain, here=self.inbound.mirror, alone=region
+        )
         self.agent.groups.on_change(lambda _: self._foreign.regroup())
         self._quarantined = QuarantineCount(region, self.upkeep.member_groups)
         self.reporter = self._reporter(region)
@@ -335,7 +338,7 @@ def _outbound(
     )
 
 
-def _inbound(home: Home, term: Term, pauses: Pauses) -> Inbound:
+def _inbound(home: Home, term: Term, pauses: Pauses, watch: WatchAll) -> Inbound:
     return Inbound(
         store=home.regional,
         clock=home.clock,
@@ -343,6 +346,7 @@ def _inbound(home: Home, term: Term, pauses: Pauses) -> Inbound:
         dialer=home.dialer,
         term_guard=term.guard(),
         pauses=pauses,
+        watch=watch,
         limits=home.limits,
         rng=home.rng,
     )

@@ -55,6 +55,8 @@ class Limits:
 
     linger_ms: int = 2
     """A frame waits for company if another one went so short a time ago; on an idle stream none."""
+    linger_ms_max: int = 8
+    """...or up to so long, where the target takes longer than twice that for a transaction."""
     ack_spacing_ms: int = 10
     """Acknowledgements are sent no closer to each other; a batch in between shares the next one."""
     coverage_interval_ms: int = 50

@@ -119,6 +119,8 @@ class Ack:
     """In total since Hello: the source may have sent so many bytes altogether."""
     stalled: str = ""
     """Why the target's etcd takes nothing at the moment; it goes on by itself."""
+    apply_ms: int = 0
+    """What a transaction takes there, so that frames come no faster than is of use; 0: unknown."""
     out_of_step: OutOfStepChange | None = None
     """What it does not speak of, if that has changed: `applied` is true of all other groups."""
 

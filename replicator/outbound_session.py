@@ -21,6 +21,7 @@ from replicator.copies import Copies, Pacing
 from replicator.lag import StreamLag
 from replicator.lease_terms import LeaseTerms
 from replicator.limits import DEFAULT_LIMITS, Limits
+from replicator.linger import Linger
 from replicator.link.port import LinkLost, SourceEnd
 from replicator.local_history import HistoryAt, LocalHistory, history_at
 from replicator.messages import Compared, Hello, Join, Leave, RefusalCode
@@ -83,6 +84,7 @@ class OutboundSession:
         self._is_leading = is_leading
         self._is_held = is_held
         self._limits = limits
+        self._linger = Linger(clock, limits)
         self._pulse = Pulse()
         self._sender = Sender(
             source=cluster, incarnation=incarnation, now_ms=clock.now_ms(), limits=limits
@@ -234,7 +236,6 @@ class OutboundSession:
                 self._pulse.beat()
 
     async def _pump(self, tail: Tail, tasks: Scope) -> None:
-        framed_at_ms = 0
         while True:
             while self._is_held() or not self._sender.has_room:
                 await self._pulse.wait()
@@ -242,10 +243,7 @@ class OutboundSession:
                 await tail.pulse.wait()
             if self._is_held():
                 continue
-            since_ms = self._clock.now_ms() - framed_at_ms
-            if since_ms < self._limits.linger_ms:
-                await self._clock.sleep_ms(self._limits.linger_ms - since_ms)
-            framed_at_ms = self._clock.now_ms()
+            await self._linger.before_frame(is_full=tail.has_full_frame)
             batch = await tail.next_batch()
             was_behind = self._sender.read_through < self._applied
             self._lag.on_read(batch.through, batch.records)
@@ -261,7 +259,7 @@ class OutboundSession:
     def _on_event(self, event: SenderEvent, tasks: Scope | None) -> None:
         match event:
             case Acknowledged():
-                self.problem = event.stalled
+                self.problem, self._linger.apply_ms = event.stalled, event.apply_ms
                 self._lag.is_stalled = bool(event.stalled)
                 now_ms, told = self._clock.now_ms(), event.out_of_step
                 self._lag.on_acknowledged(

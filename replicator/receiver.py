@@ -97,6 +97,7 @@ class Receiver:
         self.incarnation = incarnation
         self.head = Revision(0)
         self.stalled = ""
+        self._apply_ms = 0
         """Why nothing can be applied at the moment, for the source to know."""
         self.room = Pace(limits).room
         """What goes into one batch of the main stream."""
@@ -202,6 +203,10 @@ class Receiver:
         """Return and forget what happened."""
         events, self._events = self._events, []
         return events
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Merge what fits into a transaction, and tell what one takes: with news, not as news."""
+        self.room, self._apply_ms = pace.room, pace.apply_ms
 
     def messages_to_send(self, *, now_ms: int) -> list[ToSource]:
         """Return what is to be sent now, in order, and forget it."""
@@ -375,6 +380,7 @@ class Receiver:
                 durable=self._durable,
                 credit_bytes=credit,
                 stalled=self.stalled,
+                apply_ms=self._apply_ms,
                 out_of_step=self._change_to_tell(),
             )
         )

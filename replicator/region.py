@@ -13,7 +13,7 @@ from meshkit.mirror import PrefixMirror
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Revision
 from meshkit.regional import Checkpoint, Fence
-from meshkit.store.port import Store
+from meshkit.store.port import RevisionChanges, Store
 from meshkit.store.txn import Committed, KeyValue, Txn, prefix_range
 from replicator.region_state import (
     REGION_READS,
@@ -22,6 +22,7 @@ from replicator.region_state import (
     region_of,
     torn_groups,
 )
+from replicator.shared_watch import WatchAll
 
 LARGE_GROUPS = 200
 """With more groups than that a region is read in pages."""
@@ -79,10 +80,12 @@ class RegionMirror(PrefixMirror):
     One watch over both, because "in step" is a claim about both at one revision.
     """
 
-    def __init__(self, store: Store, *, clock: Clock) -> None:
+    def __init__(self, store: Store, *, clock: Clock, watch: WatchAll | None = None) -> None:
+        """`watch`: of everything, where somebody follows that anyway; None: of these keys alone."""
         super().__init__(store, RegionalKeys.checkpoints, clock=clock)
         # checkpoint/... < fence-index < fence/...: one range holds all three.
         self._range = (RegionalKeys.checkpoints, prefix_range(RegionalKeys.fences)[1])
+        self._watch_all = watch
         self._joined: dict[GroupName, dict[JoinKey, bytes]] = {}
         self._parts: set[bytes] = set()
 
@@ -116,6 +119,22 @@ class RegionMirror(PrefixMirror):
     def torn(self) -> frozenset[GroupName]:
         """Return the groups that hold a part of a transaction, and not yet the whole."""
         return torn_groups(self.entries[key] for key in self._parts)
+
+    async def _follow(self) -> None:
+        if self._watch_all is None:
+            await super()._follow()
+            return
+        begin, end = self._range
+        async with self._watch_all(Revision(self.revision + 1)) as items:
+            async for item in items:
+                if not isinstance(item, RevisionChanges):
+                    continue
+                changes = item.within(begin, end)
+                if changes:
+                    self._take_in(RevisionChanges(revision=item.revision, changes=changes))
+                else:
+                    # It was here too: a watch that is begun anew goes on after it.
+                    self.revision = item.revision
 
     def _advance(self, revision: Revision, changed: frozenset[bytes]) -> None:
         """Look at the checkpoints that have changed: thousands of groups wait for theirs."""

@@ -32,7 +32,7 @@ from meshkit.status import (
     TargetHead,
 )
 from meshkit.store.port import StoreStatus
-from meshkit.store.txn import Delete, Put, Txn
+from meshkit.store.txn import Delete, KeyValue, Put, Txn
 from replicator.agent_ports import Region
 from replicator.foreign_watch import ForeignWatch
 from replicator.identity import Identity
@@ -197,17 +197,21 @@ class Reporter:
     def _applied(self) -> dict[ClusterName, Applied]:
         stored = [
             decode(Checkpoint, entry.value)
-            for key, entry in self._upkeep.joins.entries.items()
+            for key, entry in self._checkpoints().items()
             if not is_group_checkpoint(key)
         ]
         return {c.source: Applied(incarnation=c.incarnation, sequence=c.sequence) for c in stored}
+
+    def _checkpoints(self) -> dict[bytes, KeyValue]:
+        here, below = self._upkeep.here.entries, RegionalKeys.checkpoints
+        return {key: item for key, item in here.items() if key.startswith(below)}
 
     def _foreign_count(self) -> int:
         return sum(writes.count for writes in self._foreign.found.values())
 
     def _groups(self) -> dict[GroupName, GroupHealth]:
         """Return how each group stands; every checkpoint is looked at once, not for each group."""
-        entries = self._upkeep.joins.entries
+        entries = self._checkpoints()
         torn = torn_groups(entries.values())
         joins: defaultdict[GroupName, list[GroupCheckpoint]] = defaultdict(list)
         for key, entry in entries.items():
@@ -221,7 +225,7 @@ class Reporter:
     def _group(
         self, group: GroupName, joins: Ordered[GroupCheckpoint], is_torn: bool
     ) -> GroupHealth:
-        item = self._upkeep.fences.entries.get(RegionalKeys.fence(group))
+        item = self._upkeep.here.entries.get(RegionalKeys.fence(group))
         fence = decode(Fence, item.value) if item else None
         problems = [f"{j.phase.value} from {j.source}: {j.reason}" for j in joins]
         if is_torn:

@@ -12,6 +12,9 @@ import attrs
 
 from replicator.limits import Limits
 
+NEWEST_WEIGHT = 1 / 8
+"""What the newest batch counts for in what a batch takes."""
+
 
 @attrs.frozen(kw_only=True)
 class Room:
@@ -45,7 +48,13 @@ class Pace:
         )
         self._batch_ms = limits.batch_ms
         self._was_refused = False
+        self._mean_ms = 0.0
         self.room = self._within(most.writes // 4, most.bytes // 4)
+
+    @property
+    def apply_ms(self) -> int:
+        """What a batch takes, the newest counting for most; 0: none was applied yet."""
+        return round(self._mean_ms)
 
     def on_refused(self) -> None:
         """The store did not take the batch in hand in one transaction."""
@@ -57,6 +66,7 @@ class Pace:
 
     def on_done(self, took_ms: int, *, is_filled: bool) -> None:
         """A batch is applied. `is_filled`: there was more than fitted into it."""
+        self._mean_ms += (took_ms - self._mean_ms) * NEWEST_WEIGHT
         if self._was_refused or took_ms > 2 * self._batch_ms:
             self.on_failed()
         elif is_filled and took_ms <= self._batch_ms:

@@ -47,6 +47,8 @@ class Acknowledged:
     durable: Sequence
     """Of that, what its checkpoint says."""
     stalled: str = ""
+    apply_ms: int = 0
+    """What a transaction takes at the target; 0: unknown."""
     out_of_step: OutOfStepChange | None = None
     """Of which groups it does not speak, if that has changed."""
 
@@ -155,7 +157,13 @@ class Sender:
                 self._credit_bytes = max(self._credit_bytes, message.credit_bytes)
                 applied, durable = message.applied, message.durable
                 self._events.append(
-                    Acknowledged(applied, durable, message.stalled, message.out_of_step)
+                    Acknowledged(
+                        applied,
+                        durable,
+                        stalled=message.stalled,
+                        apply_ms=message.apply_ms,
+                        out_of_step=message.out_of_step,
+                    )
                 )
             case Join():
                 self._end_sides_of(message.group)

@@ -89,6 +89,13 @@ class Tail:
         """Whether `next_batch` would return at once."""
         return bool(self._backlog or self._pieces)
 
+    @property
+    def has_full_frame(self) -> bool:
+        """Whether more waits than the next batch may hold."""
+        limits = self._limits
+        is_long = len(self._backlog) >= limits.frame_writes_max
+        return is_long or self._backlog_bytes >= limits.frame_bytes_max
+
     async def run(self) -> None:
         """Read until cancelled: first what is spooled, if given, then the store.
 

@@ -26,6 +26,7 @@ from meshkit.store.txn import Committed, KeyValue, ModRevisionIs, Put, Txn
 from replicator.agent import Agent
 from replicator.agent_ports import Region
 from replicator.pacts import Pacts
+from replicator.region import RegionMirror
 from replicator.together import in_parallel
 
 _log = structlog.get_logger()
@@ -50,17 +51,22 @@ class Upkeep:
     """One pass after another over the groups this cluster is a member of."""
 
     def __init__(
-        self, region: Region, agent: Agent, *, chain: Chain, alone: Region | None = None
+        self,
+        region: Region,
+        agent: Agent,
+        *,
+        chain: Chain,
+        here: RegionMirror,
+        alone: Region | None = None,
     ) -> None:
-        """`alone`: the region by requests that share with nobody, for what must not wait."""
+        """`here` is run by its maker; `alone` shares requests with nobody: for what cannot wait."""
         self.region = region
         self._alone = alone or region
         self._agent = agent
         self._chain = chain
-        self.fences = PrefixMirror(region.regional, RegionalKeys.fences, clock=region.clock)
+        self.here = here
         self.permits = PrefixMirror(region.regional, RegionalKeys.permits, clock=region.clock)
         self.scopes = PrefixMirror(region.regional, RegionalKeys.segments, clock=region.clock)
-        self.joins = PrefixMirror(region.regional, RegionalKeys.checkpoints, clock=region.clock)
         self.parked = PrefixMirror(region.regional, RegionalKeys.parked_writes, clock=region.clock)
         self.copies = PrefixMirror(region.regional, RegionalKeys.routings, clock=region.clock)
         self.promises = PrefixMirror(region.regional, RegionalKeys.promises, clock=region.clock)
@@ -74,10 +80,8 @@ class Upkeep:
     @property
     def _mirrors(self) -> tuple[PrefixMirror, ...]:
         return (
-            self.fences,
             self.permits,
             self.scopes,
-            self.joins,
             self.parked,
             self.copies,
             self.promises,
@@ -87,6 +91,7 @@ class Upkeep:
     async def run(self) -> None:
         """Keep up until cancelled."""
         sources = (
+            self.here,
             *self._mirrors,
             self._agent.groups,
             self._agent.authorities,
@@ -220,7 +225,7 @@ class Upkeep:
         await self._copy_routing(group)
 
     def _fence(self, group: GroupName) -> Fence | None:
-        item = self.fences.entries.get(RegionalKeys.fence(group))
+        item = self.here.entries.get(RegionalKeys.fence(group))
         return decode(Fence, item.value) if item else None
 
     async def _join(self, group: Group, authority: Authority) -> None:
@@ -266,13 +271,13 @@ class Upkeep:
 
         A mirror is told only of changes of its own, so a pass over everything does not ask.
         """
-        fence = self.fences.entries.get(RegionalKeys.fence(group))
+        fence = self.here.entries.get(RegionalKeys.fence(group))
         return self._is_full_pass or fence is None or mirror.revision >= fence.mod_revision
 
     async def _keep_pact(
         self, group: Group, authority: Authority, revision: Revision, fence: Fence
     ) -> None:
-        item = self.fences.entries.get(RegionalKeys.fence(group.name))
+        item = self.here.entries.get(RegionalKeys.fence(group.name))
         if item is not None and self._misses_pact(group, authority, fence):
             await self._pacts.keep(group, authority, revision, item.mod_revision)
 
@@ -380,11 +385,12 @@ async def _view_in(region: Region, group: GroupName) -> FenceView:
 
 
 def _group_of(key: bytes) -> GroupName | None:
-    """Return the group that a mirrored key is about; None for a cluster's own checkpoint."""
+    """Return the group that a mirrored key is about; None if it is about the cluster."""
     if key.startswith(RegionalKeys.segments):
         parts = parts_below(RegionalKeys.segments, key)
         return GroupName(parts[0]) if parts else None
-    if key.startswith(RegionalKeys.checkpoints) and not is_group_checkpoint(key):
+    is_clusters = key.startswith(RegionalKeys.checkpoints) and not is_group_checkpoint(key)
+    if is_clusters or key == RegionalKeys.fence_index:
         return None
     return GroupName(last_part(key))
 

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from cli.sandbox.etcd import EtcdFlags, EtcdProcess
 from meshkit.etcd_binary import EtcdBinary, all_etcds
+
+settings.register_profile("mesh", deadline=None)
+settings.load_profile("mesh")
+"""What a test takes is not what it claims; a machine may be busy."""
 
 FAST_FLAGS = EtcdFlags(heartbeat_ms=20, election_ms=200, is_fsync_off=True)
 """Elections take a fraction of a second and a lease may be as short as one."""

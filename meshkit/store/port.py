@@ -115,6 +115,12 @@ class RevisionChanges:
             return changes.data_bytes
         return sum(len(change.item.key) + len(change.item.value) for change in changes)
 
+    def within(self, begin: bytes, end: bytes) -> list[Change]:
+        """Return the changes of keys in `[begin, end)`, in order."""
+        changes = self.changes
+        places = [place for place, key in enumerate(self.keys) if begin <= key < end]
+        return [changes[place] for place in places]
+
     def under(self, prefix: bytes) -> list[Change]:
         """Return the changes of keys that start with `prefix`, in order."""
         changes = self.changes

@@ -79,6 +79,7 @@ def source_bytes(message: ToSource) -> bytes:
         case Ack():
             wire.ack.applied, wire.ack.durable = message.applied, message.durable
             wire.ack.credit_bytes, wire.ack.stalled = message.credit_bytes, message.stalled
+            wire.ack.apply_ms = message.apply_ms
             if message.out_of_step is not None:
                 wire.ack.out_of_step.CopyFrom(change_to_wire(message.out_of_step))
         case Join():
@@ -143,6 +144,7 @@ def _source_message(wire: pb.ToSource) -> ToSource:
                 durable=Sequence(wire.ack.durable),
                 credit_bytes=wire.ack.credit_bytes,
                 stalled=wire.ack.stalled,
+                apply_ms=wire.ack.apply_ms,
                 out_of_step=(
                     change(wire.ack.out_of_step) if wire.ack.HasField("out_of_step") else None
                 ),

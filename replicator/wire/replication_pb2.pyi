@@ -73,18 +73,20 @@ class OutOfStepChange(_message.Message):
     def __init__(self, groups: _Optional[_Iterable[_Union[OutOfStep, _Mapping]]] = ..., back: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("applied", "durable", "credit_bytes", "stalled", "out_of_step")
+    __slots__ = ("applied", "durable", "credit_bytes", "stalled", "apply_ms", "out_of_step")
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
+    APPLY_MS_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_STEP_FIELD_NUMBER: _ClassVar[int]
     applied: int
     durable: int
     credit_bytes: int
     stalled: str
+    apply_ms: int
     out_of_step: OutOfStepChange
-    def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., stalled: _Optional[str] = ..., out_of_step: _Optional[_Union[OutOfStepChange, _Mapping]] = ...) -> None: ...
+    def __init__(self, applied: _Optional[int] = ..., durable: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., stalled: _Optional[str] = ..., apply_ms: _Optional[int] = ..., out_of_step: _Optional[_Union[OutOfStepChange, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("number", "group", "phase", "epoch", "sequence", "cursor", "compares", "compares_parts")

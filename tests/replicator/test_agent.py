@@ -20,6 +20,7 @@ from meshkit.store.memory import Fault, MemoryStore
 from meshkit.store.txn import Committed, Delete, Exists, Put, Txn
 from replicator.agent import Agent
 from replicator.agent_ports import Region
+from replicator.region import RegionMirror
 from replicator.upkeep import Upkeep
 
 GROUP = "orders"
@@ -159,7 +160,8 @@ def new_world(before: World | None = None) -> World:
         clock=clock,
     )
     agent = Agent(region, chain=chain, inbound=streams, outbound=streams)
-    upkeep = Upkeep(region, agent, chain=chain)
+    here = RegionMirror(regional, clock=clock)
+    upkeep = Upkeep(region, agent, chain=chain, here=here)
     return World(
         clock=clock,
         regional=regional,
@@ -174,7 +176,8 @@ def new_world(before: World | None = None) -> World:
 @asynccontextmanager
 async def leading(world: World) -> AsyncIterator[World]:
     await world.regional.commit(Txn(operations=(Put(RegionalKeys.replicator_leader, b"r"),)))
-    tasks = [asyncio.create_task(world.agent.run()), asyncio.create_task(world.upkeep.run())]
+    running = (world.agent.run(), world.upkeep.here.run(), world.upkeep.run())
+    tasks = [asyncio.create_task(part) for part in running]
     await settle(50)
     try:
         yield world

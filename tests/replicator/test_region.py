@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from meshkit.clock import ManualClock, settle
 from meshkit.codec import encode
-from meshkit.keys import RegionalKeys
+from meshkit.keys import ROOT, RegionalKeys
 from meshkit.names import GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, Incarnation, Sequence
 from meshkit.regional import (
@@ -22,6 +24,7 @@ from meshkit.regional import (
 from meshkit.store.memory import MemoryStore
 from meshkit.store.txn import Committed, Delete, Outcome, Put, Txn
 from replicator.region import LARGE_GROUPS, RegionMirror, RegionReader
+from replicator.shared_watch import SharedWatch
 from tests.replicator.mesh import A, G, H
 
 
@@ -81,22 +84,33 @@ async def test_a_large_region_is_read_in_pages_and_is_the_same() -> None:
     assert paged.own.all_newest() == whole.own.all_newest()
 
 
-async def test_the_mirror_knows_which_groups_are_out_of_step() -> None:
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_the_mirror_knows_which_groups_are_out_of_step(is_shared: bool) -> None:
+    """By a watch of its own keys, or by one of everything that somebody else begins or ends."""
     clock = ManualClock()
     store = MemoryStore(clock=clock)
-    mirror = RegionMirror(store, clock=clock)
+    shared = SharedWatch(store, clock=clock)
+    reading = asyncio.create_task(shared.run()) if is_shared else None
+    mirror = RegionMirror(store, clock=clock, watch=shared.watch if is_shared else None)
     await store.commit(Txn(operations=(joining(G),)))
     task = asyncio.create_task(mirror.run())
     await settle()
     seen = [(mirror.is_out_of_step(G), mirror.is_out_of_step(H))]
 
     for operation in (joining(H), Delete(RegionalKeys.group_checkpoint(A, G))):
-        assert isinstance(await store.commit(Txn(operations=(operation,))), Committed)
+        more = (Put(b"/app/1", b"x"), operation, Put(b"/zoo/1", b"x"))
+        assert isinstance(await store.commit(Txn(operations=more)), Committed)
+        await store.commit(Txn(operations=(Put(b"/app/2", b"x"),)))
         await settle()
         seen.append((mirror.is_out_of_step(G), mirror.is_out_of_step(H)))
+        if reading is not None:
+            # The shared watch ends: the mirror goes on by one of its own, and misses nothing.
+            reading.cancel()
     left = set(mirror.joins())
     task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.gather(task, *([reading] if reading else []), return_exceptions=True)
 
     assert seen == [(True, False), (True, True), (False, True)]
     assert left == {(A, H)}
+    assert mirror.revision == (await store.status()).revision or not is_shared
+    assert all(key.startswith(ROOT) for key in mirror.entries)

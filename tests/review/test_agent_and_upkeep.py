@@ -232,7 +232,7 @@ async def test_upkeep_never_ends_an_epoch_that_the_authority_gives_this_cluster(
     async with leading(world):
         await world.answered(await world.order(CommandStep.OPEN))
         await world.clock.advance_ms(1_000)
-        freeze(world.upkeep.fences)
+        freeze(world.upkeep.here)
         drained = await world.answered(await world.order(CommandStep.DRAIN))
         await authority(world, "b", epoch=2)
         away = lineage_of("a", 1, drained.cut or 0)
