@@ -21,7 +21,7 @@ from chaos.cycles.region import Region, RegionWriter, writing_in
 from chaos.history import Outcome
 from chaos.planned import Load, loaded
 from cli.sandbox.sandbox import Sandbox
-from meshkit.errors import MeshError
+from meshkit.errors import MeshError, OutcomeUnknown
 from meshkit.names import ClusterName
 from meshkit.ordinals import Epoch
 from meshkit.store.txn import Delete, prefix_range
@@ -242,6 +242,9 @@ class Cycle:
     async def replayed(self, everything: Sequence[str]) -> None:
         """Make again what was lost; every key was written once, so nothing can be in the way."""
         said = await mesh(self.sandbox, "quarantine", "replay", *everything)
+        if said.code == OutcomeUnknown.exit_code:
+            # No answer in time, which a busy machine may mean: what was made is `already` there.
+            said = await mesh(self.sandbox, "quarantine", "replay", *everything)
         assert said.out, str(said)
         results = said.body["results"]
         kept = [r for r in results if r["outcome"] not in {"replayed", "already"}]

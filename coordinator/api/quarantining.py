@@ -127,7 +127,10 @@ class Quarantining:
         results: list[Json] = []
         for entry in entries:
             reason = _no_replay(entry, is_named=bool(asked.ids))
-            if reason:
+            if entry.replayed_ms is not None:
+                # Whoever had no answer asks again, and is told the same.
+                results.append(result_view(cluster, entry, ReplayOutcome.ALREADY, reason))
+            elif reason:
                 results.append(result_view(cluster, entry, ReplayOutcome.REFUSED, reason))
         chosen = [e for e in entries if not _no_replay(e, is_named=bool(asked.ids))]
         for batch in await self._batches(where, chosen):
