@@ -227,10 +227,11 @@ class SegmentMap:
 
     def _index(self) -> None:
         """Order the scopes for lookup; a closed segment yields to an open one that overlaps."""
-        scopes = {p: s.group for s in self._newest.values() if s.is_open for p in s.prefixes}
+        # By name, so that the order in which groups came to be known never matters.
+        known = sorted(self._newest.values(), key=lambda segment: segment.group)
+        scopes = {p: s.group for s in known if s.is_open for p in s.prefixes}
         self._starts = sorted(scopes)
-        closed = sorted((s for s in self._newest.values() if not s.is_open), key=lambda s: s.group)
-        for segment in closed:
+        for segment in (s for s in known if not s.is_open):
             for prefix in segment.prefixes:
                 # No scope in the list begins with another, so only neighbours can overlap.
                 at = bisect.bisect_left(self._starts, prefix)

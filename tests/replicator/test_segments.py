@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshkit.codec import encode
@@ -174,6 +174,7 @@ SEGMENT_CHANGES = st.one_of(
 
 
 @settings(deadline=None)
+@example([[scoped("h", 1, ("/a/",)), scoped("g", 3, ("/a/",)), opening("g", 3), opening("h", 1)]])
 @given(st.lists(st.lists(SEGMENT_CHANGES, min_size=1, max_size=4), max_size=12))
 def test_the_order_of_scopes_is_kept_as_if_it_were_made_anew(program: list[list[Change]]) -> None:
     """Also where scopes overlap, and one yields to another until that one has gone."""

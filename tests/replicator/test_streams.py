@@ -47,6 +47,10 @@ async def test_what_is_there_is_copied_and_what_follows_is_streamed(pair: Mesh) 
         await pair.write(A, {f"/orders/{n:02}": f"new {n}", f"/orders/{n - 10:02}": None})
 
     await pair.converge()
+    for n in range(30, 50):
+        await pair.write(A, {f"/orders/{n:02}": f"newer {n}", f"/orders/{n - 20:02}": None})
+        await pair.clock.advance_ms(5)
+    await pair.converge()
 
     assert await pair[B].state(b"/orders/") == await pair[A].state(b"/orders/")
     assert await pair[B].state(b"/orders2/") == {}
@@ -56,6 +60,7 @@ async def test_what_is_there_is_copied_and_what_follows_is_streamed(pair: Mesh) 
 async def test_a_stream_survives_every_broken_connection(pair: Mesh) -> None:
     """Drops of whatever is under way neither lose nor repeat nor reorder a record."""
     await pair.found(G, A)
+    await pair.converge()
     for n in range(60):
         await pair.write(A, {f"/orders/{n % 7}": f"{n}", f"/orders/only-{n}": "x"})
         if n % 5 == 4:

@@ -96,7 +96,13 @@ class Program:
             await getattr(self, f"do_{action[0]}")(*action[1:])
             if self.rng.random() < 0.5:
                 await mesh.clock.advance_ms(self.rng.randint(1, 15))
+        # What was put and deleted again looks the same before any of it has arrived.
+        await mesh.until(self.has_arrived, within_ms=60_000)
         await mesh.converge()
+
+    def has_arrived(self) -> bool:
+        stored, head = self.mesh[B].checkpoint(A), self.mesh[A].store.server.history.revision
+        return stored is not None and stored.sequence >= head
 
     def key(self, number: int) -> bytes:
         return SCOPES[number % 3 == 0] + b"%05d" % number
