@@ -97,8 +97,8 @@ class Receiver:
         self.incarnation = incarnation
         self.head = Revision(0)
         self.stalled = ""
-        self._apply_ms = 0
         """Why nothing can be applied at the moment, for the source to know."""
+        self._apply_ms = 0
         self.room = Pace(limits).room
         """What goes into one batch of the main stream."""
         self.has_more = False

@@ -85,7 +85,7 @@ class RegionMirror(PrefixMirror):
         super().__init__(store, RegionalKeys.checkpoints, clock=clock)
         # checkpoint/... < fence-index < fence/...: one range holds all three.
         self._range = (RegionalKeys.checkpoints, prefix_range(RegionalKeys.fences)[1])
-        self._watch_all = watch
+        self._watch = watch or (lambda start: store.watch(self._range, start=start))
         self._joined: dict[GroupName, dict[JoinKey, bytes]] = {}
         self._parts: set[bytes] = set()
 
@@ -121,11 +121,8 @@ class RegionMirror(PrefixMirror):
         return torn_groups(self.entries[key] for key in self._parts)
 
     async def _follow(self) -> None:
-        if self._watch_all is None:
-            await super()._follow()
-            return
         begin, end = self._range
-        async with self._watch_all(Revision(self.revision + 1)) as items:
+        async with self._watch(Revision(self.revision + 1)) as items:
             async for item in items:
                 if not isinstance(item, RevisionChanges):
                     continue

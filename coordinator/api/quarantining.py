@@ -125,14 +125,17 @@ class Quarantining:
         await self._note(group, "quarantine.replay_requested", asked, peer, entries=len(entries))
         where = _Where(mesh=mesh, group=group, cluster=cluster, active=active)
         results: list[Json] = []
+        chosen: list[QuarantineEntry] = []
         for entry in entries:
             reason = _no_replay(entry, is_named=bool(asked.ids))
             if entry.replayed_ms is not None:
                 # Whoever had no answer asks again, and is told the same.
-                results.append(result_view(cluster, entry, ReplayOutcome.ALREADY, reason))
+                told = f"replayed already by {entry.replayed_by}"
+                results.append(result_view(cluster, entry, ReplayOutcome.ALREADY, told))
             elif reason:
                 results.append(result_view(cluster, entry, ReplayOutcome.REFUSED, reason))
-        chosen = [e for e in entries if not _no_replay(e, is_named=bool(asked.ids))]
+            else:
+                chosen.append(entry)
         for batch in await self._batches(where, chosen):
             results += await self._replay_batch(where, batch, peer)
         counts = {
@@ -274,8 +277,6 @@ def _check_member(group: GroupName, cluster: ClusterName, mesh: Mesh) -> None:
 
 def _no_replay(entry: QuarantineEntry, *, is_named: bool) -> str:
     """Return why an entry cannot be replayed, or nothing."""
-    if entry.replayed_ms is not None:
-        return f"replayed already by {entry.replayed_by}"
     if not entry.key:
         return "it only says that something may be missing"
     if not entry.is_newest:

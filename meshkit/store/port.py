@@ -17,7 +17,7 @@ from typing import Protocol
 import attrs
 
 from meshkit.ordinals import NO_LEASE, LeaseId, Revision
-from meshkit.store.txn import KeyRange, KeyValue, Outcome, Txn
+from meshkit.store.txn import KeyRange, KeyValue, Outcome, Txn, prefix_range
 
 
 @attrs.frozen(kw_only=True)
@@ -123,9 +123,7 @@ class RevisionChanges:
 
     def under(self, prefix: bytes) -> list[Change]:
         """Return the changes of keys that start with `prefix`, in order."""
-        changes = self.changes
-        places = [place for place, key in enumerate(self.keys) if key.startswith(prefix)]
-        return [changes[place] for place in places]
+        return self.within(*prefix_range(prefix))
 
 
 @attrs.frozen(kw_only=True)
