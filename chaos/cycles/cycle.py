@@ -209,7 +209,10 @@ class Cycle:
                 if rejoin["epoch"] > self.epoch:
                     found[ClusterName(rejoin["cluster"])] = rejoin
             needed = {self.source} | ({self.third} if self.ahead_by else set())
-            return needed <= found.keys() and all(map(has_rejoined, found.values()))
+            follow = following(await self.load.api.get(f"/v1/groups/{GROUP}"))
+            return needed <= found.keys() and all(
+                has_rejoined(rejoin, follows=cluster in follow) for cluster, rejoin in found.items()
+            )
 
         await self.until(is_over, "every cluster has rejoined")
         await ready(self.load)
@@ -323,13 +326,22 @@ class Cycle:
         return self.load.history.count(Outcome.INFO)
 
 
-def has_rejoined(rejoin: Json) -> bool:
-    """Return whether all that a rejoin has to do is done; whether the cluster follows is not said.
+def following(group: Json) -> set[str]:
+    """Return the clusters that are in step in the epoch that a group is in."""
+    return {
+        member["cluster"]
+        for member in group["clusters"]
+        if member["in_step"] and member["fence_epoch"] == group["epoch"]
+    }
 
-    A failback at once may overtake the last step, which only waits for the stream.
+
+def has_rejoined(rejoin: Json, *, follows: bool) -> bool:
+    """Return whether a cluster is back: nothing of its rejoin is left to do.
+
+    A failback at once may overtake a rejoin. Then another one begins, unless the cluster follows:
+    that it could not while it had anything that its successor has not.
     """
-    is_overtaken = (rejoin["phase"], rejoin["step"]) == ("abandoned", "stand_by")
-    return rejoin["phase"] == "succeeded" or is_overtaken
+    return rejoin["phase"] == "succeeded" or (rejoin["phase"] == "abandoned" and follows)
 
 
 async def ready(load: Load) -> None:

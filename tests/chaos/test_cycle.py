@@ -2,21 +2,29 @@
 
 import pytest
 
-from chaos.cycles.cycle import has_rejoined
+from chaos.cycles.cycle import following, has_rejoined
 
 
 @pytest.mark.parametrize(
-    ("phase", "step", "is_over"),
+    ("phase", "follows", "is_over"),
     [
-        ("succeeded", "stand_by", True),
-        ("advancing", "stand_by", False),
-        ("abandoned", "stand_by", True),
-        ("abandoned", "reconcile", False),
-        ("abandoned", "quarantine", False),
-        ("held", "stand_by", False),
+        ("succeeded", False, True),
+        ("advancing", True, False),
+        ("held", True, False),
+        ("abandoned", True, True),
+        ("abandoned", False, False),
     ],
 )
-def test_a_rejoin_that_a_failback_overtook_is_over_if_only_the_stream_was_waited_for(
-    phase: str, step: str, is_over: bool
+def test_a_rejoin_that_a_failback_overtook_is_over_once_the_cluster_follows(
+    phase: str, follows: bool, is_over: bool
 ) -> None:
-    assert has_rejoined({"phase": phase, "step": step}) is is_over
+    assert has_rejoined({"phase": phase}, follows=follows) is is_over
+
+
+def test_a_cluster_that_was_in_step_in_an_older_epoch_does_not_follow() -> None:
+    members = [
+        {"cluster": "a", "in_step": True, "fence_epoch": 3},
+        {"cluster": "b", "in_step": True, "fence_epoch": 2},
+        {"cluster": "c", "in_step": False, "fence_epoch": 3},
+    ]
+    assert following({"epoch": 3, "clusters": members}) == {"a"}
