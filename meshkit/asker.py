@@ -18,6 +18,7 @@ from meshkit.asking import (
     Question,
     RegionStanding,
     ReplayResults,
+    SealHeard,
     WholeEntry,
 )
 from meshkit.errors import NotFound, Refused, Unreachable
@@ -34,6 +35,7 @@ A = TypeVar(
     ForeignListed,
     Promised,
     RegionStanding,
+    SealHeard,
 )
 
 

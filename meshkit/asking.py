@@ -14,7 +14,7 @@ import attrs
 from meshkit.incarnations import Suspension
 from meshkit.model import Lineage, Routing
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import ABSENT, Epoch, Incarnation, Revision, Sequence
+from meshkit.ordinals import ABSENT, Epoch, Incarnation, Revision, Sequence, Token
 from meshkit.quarantine import QuarantineEntry
 from meshkit.regional import Fence
 
@@ -156,10 +156,21 @@ class ReadForeign:
     group: GroupName
 
 
+@attrs.frozen(kw_only=True)
+class TellSealed:
+    """Tells the active cluster that a group is sealed: it may not hear of that in any other way."""
+
+    group: GroupName
+    epoch: Epoch
+    """The one that the seal ends."""
+    seal: Token
+
+
 AboutPromises = AskPromises | EndPromises
 AboutQuarantine = ListEntries | ReadEntry | DiscardEntries | MarkReplayed
 OfCoordinators = AboutQuarantine | ReplayChanges | ReadForeign
-Question = OfCoordinators | AboutPromises | ReadKeys | ReadState | ReadEpoch | ReadStanding
+OfClusters = ReadKeys | ReadState | ReadEpoch | TellSealed
+Question = OfCoordinators | AboutPromises | OfClusters | ReadStanding
 
 
 @attrs.frozen(kw_only=True)
@@ -297,6 +308,14 @@ class ForeignListed:
     latest: tuple[ForeignKey, ...] = ()
 
 
+@attrs.frozen(kw_only=True)
+class SealHeard:
+    """What came of telling of a seal."""
+
+    is_cut: bool
+    """Whether the epoch's log has ended here. Which seal ended it is said by the log alone."""
+
+
 class DeclineCode(enum.Enum):
     """Why a replicator does not answer."""
 
@@ -318,5 +337,5 @@ class Declined:
 
 
 AboutKeys = ReplayResults | KeyStates | EpochStart | ForeignListed
-Told = EntriesPage | WholeEntry | Counted | AboutKeys | RegionStanding | Promised
+Told = EntriesPage | WholeEntry | Counted | AboutKeys | RegionStanding | Promised | SealHeard
 Answer = Told | Declined

@@ -24,7 +24,7 @@ from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.mirror import PrefixMirror
 from meshkit.model import Authority, Group, Lineage, Routing
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import LeaseId, Revision, Token
+from meshkit.ordinals import NO_TOKEN, LeaseId, Revision, Token
 from meshkit.promises import PromisesRefused
 from meshkit.regional import FenceMode
 from meshkit.store.txn import Committed, Put, Txn
@@ -84,7 +84,13 @@ class Agent:
         self.answered = PrefixMirror(coordination, answers, clock=clock)
         self.leases = GroupLeases(region, self.groups)
         self._answers = Answers(cluster=region.cluster, incarnation=region.incarnation)
-        self._rescue = Rescue(region, inbound=inbound, answers=self._answers, members=self._members)
+        self._rescue = Rescue(
+            region,
+            inbound=inbound,
+            elsewhere=elsewhere,
+            answers=self._answers,
+            members=self._members,
+        )
         self._rejoining = rejoining.Rejoining(
             region=region,
             inbound=inbound,
@@ -137,7 +143,7 @@ class Agent:
                 _log.error("command.unreadable", key=item.key.decode(), why=str(error))
                 continue
             token = Token(incarnation=command.incarnation, revision=item.mod_revision)
-            if token <= self._answered.get(command.group, token_before(token)):
+            if token <= self._answered.get(command.group, NO_TOKEN):
                 continue
             running = self._obeying.get(command.group)
             if running is not None:
@@ -389,8 +395,3 @@ class Agent:
         if item is None:
             raise Refused(f"group {group} is not known here yet")
         return decode(Group, item.value).prefixes
-
-
-def token_before(token: Token) -> Token:
-    """Return a token that is lower than `token`."""
-    return Token(incarnation=token.incarnation, revision=Revision(token.revision - 1))

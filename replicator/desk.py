@@ -1,13 +1,13 @@
 """Answers what is asked of a region beside its streams: its quarantine, its keys, a replay.
 
 A coordinator may ask about the quarantine, for foreign writes and for replays, because an operator
-asked it; another cluster may read keys of a group, which it may stream anyhow. Nobody else is
-answered.
+asked it; another cluster may read keys of a group, which it may stream anyhow, and tell of a seal.
+Nobody else is answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -34,7 +34,7 @@ from meshkit.clock import Clock
 from meshkit.codec import decode
 from meshkit.errors import MeshError, NotFound, OutcomeUnknown, Refused
 from meshkit.keys import RegionalKeys
-from meshkit.names import GroupName
+from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT
 from meshkit.peer import PeerIdentity
 from meshkit.regional import SegmentScope
@@ -60,13 +60,24 @@ _OF_COORDINATORS = (
 )
 
 
+OnSealed = Callable[[asking.TellSealed, ClusterName], Awaitable[bool]]
+"""Obeys a seal that a cluster tells of, and returns whether the log ends here."""
+
+
 class Desk:
     """Answers while this replicator leads its region."""
 
     def __init__(
-        self, *, store: Store, leader: Guard, clock: Clock, is_leading: Callable[[], bool]
+        self,
+        *,
+        store: Store,
+        leader: Guard,
+        clock: Clock,
+        is_leading: Callable[[], bool],
+        on_sealed: OnSealed,
     ) -> None:
         self._store = store
+        self._on_sealed = on_sealed
         self._clock = clock
         self._is_leading = is_leading
         self._quarantine = Quarantine(regional=store, leader=leader)
@@ -80,28 +91,35 @@ class Desk:
         if not self._is_leading():
             return not_leading("this replicator does not lead")
         try:
-            return await self._answered(question)
+            return await self._answered(question, peer)
         except NotFound as error:
             return Declined(code=DeclineCode.NOT_FOUND, text=str(error))
         except MeshError as error:
             return Declined(code=DeclineCode.REFUSED, text=str(error))
 
-    async def _answered(self, question: Question) -> Answer:
+    async def _answered(self, question: Question, peer: PeerIdentity) -> Answer:
         match question:
+            case asking.ReadKeys() | asking.ReadState() | asking.ReadEpoch() | asking.TellSealed():
+                return await self._of_cluster(question, ClusterName(peer.name))
             case asking.ReplayChanges():
                 return await self._replay(question)
-            case asking.ReadKeys():
-                return await self._keys(question)
-            case asking.ReadState():
-                return await self._state(question)
-            case asking.ReadEpoch():
-                return await self._epoch(question)
             case asking.ReadForeign():
                 return await self._foreign(question)
             case asking.ReadStanding() | asking.AskPromises() | asking.EndPromises():
                 raise Refused("this is for the replicator itself, whoever leads")
             case _:
                 return await self._about_quarantine(question)
+
+    async def _of_cluster(self, question: asking.OfClusters, peer: ClusterName) -> Answer:
+        match question:
+            case asking.ReadKeys():
+                return await self._keys(question)
+            case asking.ReadState():
+                return await self._state(question)
+            case asking.ReadEpoch():
+                return await self._epoch(question)
+            case asking.TellSealed():
+                return asking.SealHeard(is_cut=await self._on_sealed(question, peer))
 
     # --- quarantine ----------------------------------------------------------------------------
 

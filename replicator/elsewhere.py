@@ -1,4 +1,4 @@
-"""Reads a group's keys at the cluster that is active for it, through its leading replicator."""
+"""Asks the cluster that is active for a group, through its leading replicator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 from meshkit import asking
 from meshkit.asker import AskRegion, NobodyToAsk, ask_leader
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import Epoch, Revision
+from meshkit.ordinals import Epoch, Revision, Token
 from meshkit.ordinals import Sequence as LogSequence
 from meshkit.store.txn import prefix_range
 from replicator.tail import Theirs
@@ -28,7 +28,7 @@ class StatePage:
 
 @attrs.frozen(kw_only=True)
 class Elsewhere:
-    """What other clusters hold. Reads only."""
+    """What other clusters hold, and the one thing they are told: that a group is sealed."""
 
     asker: AskRegion
     endpoints: Callable[[ClusterName], tuple[str, ...]]
@@ -46,6 +46,20 @@ class Elsewhere:
         return await ask_leader(
             self.asker, cluster, self.endpoints(cluster), question, asking.EpochStart
         )
+
+    async def tell_sealed(
+        self, cluster: ClusterName, group: GroupName, epoch: Epoch, seal: Token
+    ) -> bool:
+        """Tell a cluster that a group is sealed; return whether the epoch's log has ended there.
+
+        Raises:
+            Refused, Unreachable: it did not hear, or does not obey; tell it again.
+        """
+        told = asking.TellSealed(group=group, epoch=epoch, seal=seal)
+        heard = await ask_leader(
+            self.asker, cluster, self.endpoints(cluster), told, asking.SealHeard
+        )
+        return heard.is_cut
 
     async def keys(
         self,

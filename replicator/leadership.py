@@ -110,7 +110,13 @@ class Leadership:
         self._pauses = Pauses(home.coordination, clock)
         self.outbound = _outbound(home, term, incarnation, history, self._pauses)
         self.examiner = _examiner(home, term, incarnation)
-        self.desk = _desk(home, term)
+        self.desk = Desk(
+            store=home.regional,
+            leader=term.guard(),
+            clock=clock,
+            is_leading=term.is_held,
+            on_sealed=lambda *of: self.upkeep.stopping.obey_told_seal(*of),  # noqa: PLW0108 - made later
+        )
         watch = self.outbound.shared_watch.watch
         self.inbound = _inbound(home, term, self._pauses, watch)
         self.chain = Chain(
@@ -122,7 +128,7 @@ class Leadership:
             timing=home.timing,
             clock=clock,
             obey=self._obey_authority,
-            on_sealed=lambda *of: self.upkeep.obey_seal(*of),  # noqa: PLW0108 - made later
+            on_sealed=lambda *of: self.upkeep.stopping.obey_seal(*of),  # noqa: PLW0108 - made later
             promises=self._promises(),
             holders=self._sharing.coordination,
         )
@@ -172,7 +178,7 @@ class Leadership:
             asker=home.promise_asker or home.asker,
             regional=home.regional,
             endpoints=self._endpoints,
-            on_overtaken=lambda *of: self.upkeep.obey_epoch(*of),  # noqa: PLW0108 - made later
+            on_overtaken=lambda *of: self.upkeep.stopping.obey_epoch(*of),  # noqa: PLW0108 - made later
         )
 
     def _compacting(self) -> tuple[Coroutine[None, None, None], ...]:
@@ -259,7 +265,7 @@ class Leadership:
     async def _obey_authority(self) -> None:
         # No beat on an etcd that was restored while it was away. It was not, in less than that.
         await self._identity.check_unless_younger(self._home.timing.round_interval_ms)
-        await self.upkeep.obey_authority()
+        await self.upkeep.stopping.obey_authority()
 
     async def _follow_mesh(self) -> None:
         """Stream from and to every cluster that shares a group with this one."""
@@ -317,10 +323,6 @@ def _examiner(home: Home, term: Term, incarnation: Incarnation) -> Examiner:
         is_leading=term.is_held,
         limits=home.limits,
     )
-
-
-def _desk(home: Home, term: Term) -> Desk:
-    return Desk(store=home.regional, leader=term.guard(), clock=home.clock, is_leading=term.is_held)
 
 
 def _outbound(

@@ -6,6 +6,7 @@ Frozen, the group has a checkpoint of its own, so that the other groups of the s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -14,7 +15,7 @@ from fencing.fence_view import FenceView, view_of, view_reads
 from fencing.freeze import Copy, freeze, is_cut_here, stands_on
 from meshkit.codec import decode
 from meshkit.commands import Answer, Command
-from meshkit.errors import RevisionConflict
+from meshkit.errors import MeshError, RevisionConflict
 from meshkit.keys import RegionalKeys
 from meshkit.model import Lineage
 from meshkit.names import ClusterName, GroupName
@@ -24,10 +25,15 @@ from meshkit.store.txn import Committed, Get, KeyValue, Txn
 from meshkit.vector import ClusterVersionVector, LogName
 from replicator.agent_ports import Inbound, Region
 from replicator.answers import Answers
+from replicator.elsewhere import Elsewhere
 from replicator.region_state import torn_groups
 
 _log = structlog.get_logger()
 
+TELL_MS_MAX = 50
+TELL_AGAIN_MS = 250
+HEARD_MS = 500
+"""A source that says that its log has ended is waited for, unless it is silent for so long."""
 FREEZE_ATTEMPTS_MAX = 20
 """How often in a row the freeze is tried while the checkpoint moves under it."""
 
@@ -40,25 +46,49 @@ class Rescue:
         region: Region,
         *,
         inbound: Inbound,
+        elsewhere: Elsewhere,
         answers: Answers,
         members: Callable[[GroupName], tuple[ClusterName, ...]],
     ) -> None:
         self._region = region
         self._inbound = inbound
+        self._elsewhere = elsewhere
         self._answers = answers
         self._members = members
 
     async def take_in(self, command: Command, token: Token) -> Answer:
-        """Wait for the source's cut, or until nothing has been heard of it for a while."""
+        """Wait for the source's cut, or until nothing has been heard of it for a while.
+
+        A source that is cut off from the coordination etcd alone is told of its seal (S26): then
+        the cut is in its stream, and proves that nothing is missing.
+        """
         assert command.source is not None
-        taken = await self._inbound.wait_taken_in(
-            command.source,
-            command.group,
-            command.epoch,
-            seal=command.seal or NO_TOKEN,
-            quiet_ms=command.quiet_ms or 0,
-        )
+        seal, quiet_ms = command.seal or NO_TOKEN, command.quiet_ms or 0
+        telling = asyncio.ensure_future(self._tell(command.source, command, seal))
+        try:
+            if not quiet_ms:
+                # Nobody waits for a source that need not be fenced; but if it lives, it hears.
+                timer = asyncio.ensure_future(self._region.clock.sleep_ms(TELL_MS_MAX))
+                await asyncio.wait({telling, timer}, return_when=asyncio.FIRST_COMPLETED)
+                timer.cancel()
+                quiet_ms = HEARD_MS if telling.done() and telling.result() else 0
+            taken = await self._inbound.wait_taken_in(
+                command.source, command.group, command.epoch, seal=seal, quiet_ms=quiet_ms
+            )
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
         return self._answers.done(command, token, cut=taken.cut, at_ms=taken.contained_at_ms)
+
+    async def _tell(self, source: ClusterName, command: Command, seal: Token) -> bool:
+        """Tell the source of the seal until it has heard; return whether its log has ended."""
+        while seal > NO_TOKEN:
+            try:
+                return await self._elsewhere.tell_sealed(source, command.group, command.epoch, seal)
+            except MeshError as error:
+                _log.info("seal.not_told", group=command.group, source=source, why=str(error))
+            await self._region.clock.sleep_ms(TELL_AGAIN_MS)
+        return False
 
     async def freeze(self, command: Command, token: Token) -> Answer | None:
         """Apply nothing more of the group, and say exactly what is contained; None if overtaken.

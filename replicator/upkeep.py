@@ -13,20 +13,21 @@ from typing import Protocol
 import structlog
 
 from fencing import fence as fences
-from fencing.fence_view import FenceView, view_of, view_reads
+from fencing.fence_view import FenceView
 from meshkit.codec import decode
 from meshkit.errors import CorruptRecord, MeshError
 from meshkit.keys import CoordinationKeys, RegionalKeys, last_part, parts_below
 from meshkit.mirror import PrefixMirror
-from meshkit.model import Authority, Group, Seal
+from meshkit.model import Authority, Group
 from meshkit.names import GroupName
-from meshkit.ordinals import ABSENT, NO_TOKEN, Epoch, LeaseId, Revision, Token
+from meshkit.ordinals import ABSENT, LeaseId, Revision
 from meshkit.regional import Fence, FenceMode, SegmentScope
 from meshkit.store.txn import Committed, KeyValue, ModRevisionIs, Put, Txn
 from replicator.agent import Agent
 from replicator.agent_ports import Region
 from replicator.pacts import Pacts
 from replicator.region import RegionMirror
+from replicator.stopping import Stopping, read_view
 from replicator.together import in_parallel
 
 _log = structlog.get_logger()
@@ -61,7 +62,6 @@ class Upkeep:
     ) -> None:
         """`here` is run by its maker; `alone` shares requests with nobody: for what cannot wait."""
         self.region = region
-        self._alone = alone or region
         self._agent = agent
         self._chain = chain
         self.here = here
@@ -70,6 +70,7 @@ class Upkeep:
         self.parked = PrefixMirror(region.regional, RegionalKeys.parked_writes, clock=region.clock)
         self.copies = PrefixMirror(region.regional, RegionalKeys.routings, clock=region.clock)
         self.promises = PrefixMirror(region.regional, RegionalKeys.promises, clock=region.clock)
+        self.stopping = Stopping(alone or region, agent, nudge=self.nudge)
         self._pacts = Pacts(region)
         self._due = asyncio.Event()
         self._changed: set[GroupName] = set()
@@ -246,7 +247,7 @@ class Upkeep:
         self, group: Group, authority: Authority, revision: Revision, fence: Fence
     ) -> None:
         if authority.epoch > fence.epoch:
-            await self._supersede(group.name, authority.epoch, reason="superseded")
+            await self.stopping.obey(group.name, authority.epoch)
             return
         if self._misses_permit(group.name):
             await self._renew_permit(group, authority, revision)
@@ -297,19 +298,6 @@ class Upkeep:
         if txn is not None:
             await self._commit(txn)
 
-    async def _supersede(
-        self, group: GroupName, below: Epoch, *, reason: str, seal: Token = NO_TOKEN
-    ) -> None:
-        """Stop being active in any epoch below this one; the fence as it is now decides."""
-        view = await _view_in(self._alone, group)
-        txn = fences.supersede(
-            view, below=below, leader=self.region.leader, reason=reason, seal=seal
-        )
-        if txn is not None:
-            async with self.region.access.closing(view.scope or ()):
-                await self._commit(txn, self._alone)
-            _log.warning("group.superseded", group=group, below=below, why=reason)
-
     async def _copy_routing(self, group: Group) -> None:
         """Bring the local copy of the routing record up to date; never back to an older epoch."""
         routing = self._routing_to_copy(group)
@@ -333,55 +321,12 @@ class Upkeep:
 
     async def view(self, group: GroupName) -> FenceView:
         """Read a group's fence with all that belongs to it, at one revision."""
-        return await _view_in(self.region, group)
+        return await read_view(self.region, group)
 
-    async def _commit(self, txn: Txn, region: Region | None = None) -> None:
-        outcome = await (region or self.region).regional.commit(txn)
+    async def _commit(self, txn: Txn) -> None:
+        outcome = await self.region.regional.commit(txn)
         if not isinstance(outcome, Committed):
             self.nudge()
-
-    async def obey_authority(self) -> None:
-        """Stop being active wherever the authority has gone elsewhere, before the first beat.
-
-        Raises:
-            MeshError: it could not be made sure of; there must be no beat.
-        """
-        await self._agent.loaded()
-        fences_now = await self._alone.regional.range(
-            (RegionalKeys.fences, RegionalKeys.fences[:-1] + b"0")
-        )
-        for item in fences_now.items:
-            fence = decode(Fence, item.value)
-            stored = self._agent.authorities.entries.get(CoordinationKeys.authority(fence.group))
-            if fence.mode is not FenceMode.OPEN or stored is None:
-                continue
-            authority = decode(Authority, stored.value)
-            await self._supersede(fence.group, authority.epoch, reason="superseded")
-
-    async def obey_epoch(self, group: GroupName, epoch: Epoch) -> None:
-        """Stop being active in any epoch below this one, as another cluster says that it exists."""
-        await self._supersede(group, epoch, reason="overtaken")
-
-    async def obey_seal(self, group: GroupName) -> None:
-        """Stop accepting writes for a sealed group: its segment ends here, its permit goes."""
-        item = await self._alone.coordination.get(CoordinationKeys.seal(group))
-        if item is not None:
-            sealed = decode(Seal, item.value).epoch
-            await self._supersede(
-                group, Epoch(sealed + 1), reason="sealed", seal=self._token_of(group, item)
-            )
-
-    def _token_of(self, group: GroupName, seal: KeyValue) -> Token:
-        """Return the token of a seal, which is that of the command put with it."""
-        stored = self._agent.authorities.entries.get(CoordinationKeys.authority(group))
-        incarnation = decode(Authority, stored.value).token.incarnation if stored else 0
-        return Token(incarnation=incarnation, revision=seal.mod_revision)
-
-
-async def _view_in(region: Region, group: GroupName) -> FenceView:
-    outcome = await region.regional.commit(Txn(operations=view_reads(group)))
-    assert isinstance(outcome, Committed), "a transaction without guards is never rejected"
-    return view_of(group, outcome.reads)
 
 
 def _group_of(key: bytes) -> GroupName | None:

@@ -56,8 +56,8 @@ S24: A replicator confirms authority, is stopped for 60 s, wakes, grants a lease
 S25: An etcd is restored with a bumped revision: only the raft index fell. Suspended until
   adopted.
 S26: The active region is cut off from the coordination etcd, but not from the target. Records
-  that still arrive are applied. (Not built: the seal is not told over the link, so that nothing
-  proves to the target that the log has ended; it waits, and the fence is `lease-expired`.)
+  that still arrive are applied, the target tells it of its seal, and the cut in the stream proves
+  that nothing is lost.
 S27: Prefixes are added while the stream runs; a transaction touches two groups, one of them
   joining. Each group sees its half once.
 S28: etcd before 3.5.8 answers a progress request ahead of its events. Nothing is skipped.

@@ -86,10 +86,11 @@ async def test_what_a_half_dead_region_accepts_late_has_the_old_epoch_and_is_qua
 async def test_a_region_cut_off_from_the_coordination_etcd_alone_loses_nothing(
     regions: Regions,
 ) -> None:
-    """S26, its first half: records that still arrive are taken in before anybody else starts."""
+    """S26: what still arrives is taken in, up to the cut of the seal that the target tells it of."""
     found = await regions.isolate(How.UNCOORDINATED)
 
-    assert found.failover["emergency"]["fence"] == "lease-expired"
+    assert found.failover["emergency"]["fence"] == "confirmed"
+    assert found.failover["emergency"]["loss"]["target"]["is_none"]
     assert found.offences == []
     assert found.of_region(is_guarded_one=True)
     assert found.kept == frozenset()

@@ -5,14 +5,14 @@ import os
 
 import pytest
 
-from chaos.checkers import Verdict, check_rate
 from chaos.cycles.losses import is_guarded
 from chaos.planned import Load, loaded, pause_line
 from tests.e2e.conftest import CLUSTERS, Rig
 
 MOVES = int(os.environ.get("MESH_E2E_MOVES", "50"))
-GUARDED_PER_S_MIN = 150
-"""Of some four hundred that are offered; a busy machine of two cores takes 215 to 230."""
+BETWEEN_MOVES = 100
+"""So many guarded writes are acknowledged before the next move. How fast they come is the machine's
+affair, and printed; P1 and P3 of the bench judge speed."""
 
 
 @pytest.mark.e2e
@@ -22,35 +22,25 @@ async def test_fifty_planned_failovers_in_a_row_lose_nothing(
 ) -> None:
     """No acknowledged write is lost, never do two clusters accept, and all end up identical.
 
-    At a few hundred guarded writes a second: what was acknowledged outside the pauses is counted.
+    Under guarded writes all the time: between two moves at least a hundred are acknowledged.
     """
     async with loaded(rig.sandbox, guarded=4, bare=1, interval_s=0.006) as load:
         for number in range(MOVES):
             move = await load.move(CLUSTERS[(number + 1) % len(CLUSTERS)])
             assert move.phase == "succeeded", move.failover
-            acknowledged = len(load.history.acknowledged())
+            before = guarded_writes(load)
             async with asyncio.timeout(30):
-                while len(load.history.acknowledged()) < acknowledged + 40:
-                    await asyncio.sleep(0.02)
+                while guarded_writes(load) < before + BETWEEN_MOVES:
+                    await asyncio.sleep(0.05)
         await load.stop_writers()
-        verdicts = await load.verdicts(acknowledged_min=20 * MOVES)
-        verdicts.append(rate(load))
+        verdicts = await load.verdicts(acknowledged_min=BETWEEN_MOVES * MOVES)
 
     with capsys.disabled():
-        print(f"\n  {pause_line(load.pauses())}; guarded writes besides: {verdicts[-1].detail}")
+        print(f"\n  {pause_line(load.pauses())}; {guarded_writes(load)} guarded writes")
     assert [verdict for verdict in verdicts if not verdict.is_valid] == []
     assert len(load.pauses()) == MOVES
 
 
-def rate(load: Load) -> Verdict:
-    """Judge how many guarded writes were acknowledged a second, outside the pauses."""
-    guarded = [write for write in load.history.acknowledged() if is_guarded(write)]
-    times = [write.return_ns for write in guarded]
-    return check_rate(
-        "guarded writes",
-        guarded,
-        from_ns=min(times),
-        to_ns=max(times),
-        per_s_min=GUARDED_PER_S_MIN,
-        besides=load.pauses(),
-    )
+def guarded_writes(load: Load) -> int:
+    """Return how many guarded writes were acknowledged so far."""
+    return sum(map(is_guarded, load.history.acknowledged()))

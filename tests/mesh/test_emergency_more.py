@@ -9,7 +9,7 @@ from chaos.checkers import check_handover, check_one_writer
 from chaos.history import History, Write
 from coordinator.api.views import failover_view
 from coordinator.failover.loss import FenceStatus, LossBound
-from coordinator.failover.plan import EMERGENCY_1, PLANNED_1
+from coordinator.failover.plan import EMERGENCY_1, PLANNED_1, TAKE_IN_MS_MAX
 from coordinator.failover.record import FailoverKind, Phase
 from coordinator.governance.audit import AuditEntry
 from meshkit.codec import decode, encode, to_plain
@@ -224,11 +224,15 @@ async def test_a_planned_failover_that_fails_goes_on_as_an_emergency_and_says_so
     assert record.emergency.after_planned
 
 
-async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() -> None:
-    """S26, but for the seal, which nobody tells the region over the link.
+@pytest.mark.parametrize("no_fence_wait", [False, True])
+async def test_s26_the_seal_in_the_stream_of_a_region_that_is_cut_off_proves_that_nothing_is_lost(
+    no_fence_wait: bool,
+) -> None:
+    """The target tells the region of its seal over the link, and takes in its log up to the cut.
 
-    Its writers go on until its permit runs out; all they were told is at the target. They see their
-    own region and nothing else, so that they and those outside may well overlap.
+    Its writers go on until its permit runs out or the seal is told; all they were told is at the
+    target. They see their own region and nothing else, so that they and those outside may well
+    overlap where nobody waits for the fence.
     """
     mesh = MemoryMesh(clusters=("a", "b"))
     history = History()
@@ -245,13 +249,22 @@ async def test_s26_what_still_arrives_of_a_region_that_is_cut_off_is_taken_in() 
             mesh.sights["a-0"].partition()
             cut_off = len(inside(history))
 
-            record = await until(mesh, await begin(mesh, emergency("b", accept_loss=ANYTHING)))
+            asked = emergency("b", accept_loss=None, no_fence_wait=no_fence_wait)
+            record = await until(mesh, await begin(mesh, asked))
 
             await until_written(history, 10, at="b")
         content = await mesh.content("b")
 
     assert record.phase is Phase.SUCCEEDED, record.problem
-    assert len(inside(history)) > cut_off
+    assert record.emergency is not None
+    assert record.emergency.loss is not None
+    assert record.emergency.loss.target.is_none
+    assert record.cut is not None
+    assert record.emergency.fence is FenceStatus.CONFIRMED
+    taking_in = next(step for step in record.history if step.step == "take_in")
+    assert taking_in.ended_ms is not None
+    assert taking_in.ended_ms - taking_in.started_ms < TAKE_IN_MS_MAX
+    assert no_fence_wait or len(inside(history)) > cut_off
     assert [w for w in history.acknowledged() if w.key not in content] == []
     assert check_one_writer(history).is_valid
     handover = check_handover(history, before=record.epoch_before, after=record.epoch_after)

@@ -462,7 +462,7 @@ async def test_a_cluster_superseded_unseen_stops_before_its_first_beat() -> None
 
     successor = new_world(world)
     runner = asyncio.create_task(successor.agent.run())
-    await successor.upkeep.obey_authority()
+    await successor.upkeep.stopping.obey_authority()
     runner.cancel()
     await asyncio.gather(runner, return_exceptions=True)
 
