@@ -47,6 +47,13 @@ class KnownAttachments:
             known._add(place, None)
         return known
 
+    def copy(self) -> KnownAttachments:
+        """Return the same knowledge, to be changed without changing this."""
+        other = KnownAttachments()
+        other.is_whole, other._count = self.is_whole, self._count
+        other._terms = {group: dict(terms) for group, terms in self._terms.items()}
+        return other
+
     def may_have(self, group: GroupName) -> bool:
         """Return whether any key of the group may be attached."""
         return not self.is_whole or bool(self._terms.get(group))

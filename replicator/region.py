@@ -33,25 +33,73 @@ class RegionReader:
     """Reads the state of a region again and again.
 
     A large one is read in pages, so that no request is long: etcd before 3.5.5 panics when a
-    transaction that only reads is given up in the middle (etcd #14110).
+    transaction that only reads is given up in the middle (etcd #14110). And of a large one only
+    what has changed is read: all of it is asked for whenever one of its groups moves.
     """
 
     store: Store
     _is_large: bool = attrs.field(default=False, init=False)
+    _known: _Known | None = attrs.field(default=None, init=False)
 
     async def read(self) -> RegionState:
-        """Return the state of the region at one revision.
+        """Return the state of the region at one revision; it is the caller's own.
 
         Raises:
             Unreachable, OutcomeUnknown: nothing was read, nothing was changed.
             Compacted: history moves faster than it is read.
         """
-        if self._is_large:
-            state = region_of(await _read_in_pages(self.store))
-        else:
+        if not self._is_large:
             state = await read_region(self.store)
-        self._is_large = len(state.fences) > LARGE_GROUPS
-        return state
+            self._is_large = len(state.fences) > LARGE_GROUPS
+            return state
+        known, self._known = self._known, None
+        if known is None or not await known.catch_up(self.store):
+            known = _Known.of(*await _read_in_pages(self.store))
+        self._known = known
+        self._is_large = len(known.state.fences) > LARGE_GROUPS
+        return known.state.copy()
+
+
+@attrs.define
+class _Known:
+    """What was read of a region, and which keys there were in each of `REGION_READS`."""
+
+    revision: Revision
+    state: RegionState
+    keys: list[set[bytes]]
+
+    @classmethod
+    def of(cls, revision: Revision, reads: tuple[tuple[KeyValue, ...], ...]) -> _Known:
+        keys = [{item.key for item in items} for items in reads]
+        return cls(revision=revision, state=region_of(reads), keys=keys)
+
+    async def catch_up(self, store: Store) -> bool:
+        """Take in what was put since; False if that is not all that happened: read it whole.
+
+        Deleted keys show in the count: what is there is among the known and the new ones. After
+        False or an error nothing of this is to be used.
+        """
+        at: Revision | None = None
+        changed: list[tuple[KeyValue, ...]] = []
+        for get, known in zip(REGION_READS, self.keys, strict=True):
+            result = await store.range(
+                (get.key, get.end),
+                revision=at,
+                limit=get.limit,
+                keys_only=get.keys_only,
+                modified_after=self.revision,
+            )
+            at = at or result.revision
+            known.update(item.key for item in result.items)
+            if result.more or len(known) != result.count:
+                return False
+            changed.append(tuple(result.items))
+        fences, index, checkpoints, segments, attached, parked = changed
+        if attached or at is None:
+            return False
+        self.state.take(fences, index, checkpoints, segments, parked)
+        self.revision = at
+        return True
 
 
 async def read_region(store: Store) -> RegionState:
@@ -65,13 +113,13 @@ async def read_region(store: Store) -> RegionState:
     return region_of(outcome.reads)
 
 
-async def _read_in_pages(store: Store) -> tuple[tuple[KeyValue, ...], ...]:
+async def _read_in_pages(store: Store) -> tuple[Revision, tuple[tuple[KeyValue, ...], ...]]:
     at = (await store.range((RegionalKeys.fence_index, b""), keys_only=True)).revision
     results = [
         await store.range((get.key, get.end), revision=at, limit=get.limit, keys_only=get.keys_only)
         for get in REGION_READS
     ]
-    return tuple(tuple(result.items) for result in results)
+    return at, tuple(tuple(result.items) for result in results)
 
 
 class RegionMirror(PrefixMirror):

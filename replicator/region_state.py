@@ -7,6 +7,7 @@ each transaction are the mod revisions found here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from types import MappingProxyType
 
 import attrs
@@ -77,6 +78,15 @@ class RegionState:
     attachments: KnownAttachments = attrs.field(factory=KnownAttachments)
     """Which keys of passive copies hang on a lease at the active cluster."""
 
+    def copy(self) -> RegionState:
+        """Return the same state, to be changed without changing this one."""
+        other = copy(self)
+        for field in attrs.fields(type(self)):
+            value = getattr(self, field.name)
+            if isinstance(value, dict | SegmentMap | KnownAttachments):
+                setattr(other, field.name, value.copy())
+        return other
+
     def joins_of(self, group: GroupName) -> tuple[JoinKey, ...]:
         """Return the group's own checkpoints, whatever source they follow."""
         return tuple(key for key in self.joins if key[1] == group)
@@ -110,6 +120,33 @@ class RegionState:
             and fence.epoch == segment.epoch
             for prefix in segment.prefixes
         )
+
+    def take(
+        self,
+        fences: Iterable[KeyValue],
+        index: Iterable[KeyValue],
+        checkpoints: Iterable[KeyValue],
+        segments: tuple[KeyValue, ...],
+        parked: Iterable[KeyValue],
+    ) -> None:
+        """Take in keys that are new, or were put again; the state shows all others.
+
+        Raises:
+            CorruptRecord: a record cannot be read.
+        """
+        for item in fences:
+            self.take_fence(item)
+        for item in index:
+            self.index_count = decode(FenceIndex, item.value).count
+            self.index_revision = item.mod_revision
+        for item in checkpoints:
+            self.take_checkpoint(item)
+        for item in segments:
+            self.take_segment(item)
+        for item in parked:
+            write = decode(ParkedWrite, item.value)
+            self.parked[write.group] = write
+        self.own.take(segments)
 
     def take_checkpoint(self, item: KeyValue) -> None:
         """Take in one key below `checkpoint/`; ignores what it does not know."""
@@ -186,17 +223,5 @@ def region_of(reads: tuple[tuple[KeyValue, ...], ...]) -> RegionState:
     """
     fences, index, checkpoints, segments, attached, parked = reads
     state = RegionState(attachments=KnownAttachments.of(item.key for item in attached))
-    for item in fences:
-        state.take_fence(item)
-    for item in index:
-        state.index_count = decode(FenceIndex, item.value).count
-        state.index_revision = item.mod_revision
-    for item in checkpoints:
-        state.take_checkpoint(item)
-    for item in segments:
-        state.take_segment(item)
-    for item in parked:
-        write = decode(ParkedWrite, item.value)
-        state.parked[write.group] = write
-    state.own = SegmentMap.from_items(segments)
+    state.take(fences, index, checkpoints, segments, parked)
     return state

@@ -88,6 +88,23 @@ class SegmentMap:
         segments._index()
         return segments
 
+    def copy(self) -> SegmentMap:
+        """Return a map that can be changed without changing this one."""
+        other = SegmentMap()
+        other._newest = dict(self._newest)
+        other._starts, other._owners = list(self._starts), list(self._owners)
+        other._has_yielded = self._has_yielded
+        return other
+
+    def take(self, items: Iterable[KeyValue]) -> None:
+        """Take in keys under `segments/` that were put since; none may have been deleted."""
+        before: dict[GroupName, Segment | None] = {}
+        for item in items:
+            group = self._fold(Change(item=item, is_delete=False), item.mod_revision)
+            if group is not None:
+                before.setdefault(group[0], group[1])
+        self._index_again(before)
+
     def newest(self, group: GroupName) -> Segment | None:
         """Return the group's segment of the greatest epoch here."""
         return self._newest.get(group)
@@ -226,11 +243,19 @@ class SegmentMap:
         return True
 
     def _index(self) -> None:
-        """Order the scopes for lookup; a closed segment yields to an open one that overlaps."""
+        """Order the scopes for lookup; of two that overlap one yields.
+
+        A closed one yields to an open one; of two open ones, which nobody means to have, the one
+        that lies within the other does: so each key of either belongs to somebody.
+        """
         # By name, so that the order in which groups came to be known never matters.
         known = sorted(self._newest.values(), key=lambda segment: segment.group)
-        scopes = {p: s.group for s in known if s.is_open for p in s.prefixes}
-        self._starts = sorted(scopes)
+        scopes: dict[bytes, GroupName] = {}
+        self._starts = []
+        for prefix, group in sorted((p, s.group) for s in known if s.is_open for p in s.prefixes):
+            if not self._starts or not prefix.startswith(self._starts[-1]):
+                self._starts.append(prefix)
+                scopes[prefix] = group
         for segment in (s for s in known if not s.is_open):
             for prefix in segment.prefixes:
                 # No scope in the list begins with another, so only neighbours can overlap.

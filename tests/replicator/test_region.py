@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import attrs
 import pytest
 
 from meshkit.clock import ManualClock, settle
@@ -18,20 +20,29 @@ from meshkit.regional import (
     FenceMode,
     GroupCheckpoint,
     JoinPhase,
+    SegmentCut,
     SegmentOpened,
     SegmentScope,
 )
 from meshkit.store.memory import MemoryStore
-from meshkit.store.txn import Committed, Delete, Outcome, Put, Txn
-from replicator.region import LARGE_GROUPS, RegionMirror, RegionReader
+from meshkit.store.port import RangeResult
+from meshkit.store.txn import Committed, Delete, KeyRange, Outcome, Put, Txn
+from replicator.region import LARGE_GROUPS, RegionMirror, RegionReader, read_region
+from replicator.region_state import RegionState
 from replicator.shared_watch import SharedWatch
 from tests.replicator.mesh import A, G, H
 
 
 class Counting(MemoryStore):
-    """Counts transactions."""
+    """Counts transactions, and the keys that were read."""
 
     commits = 0
+    fetched = 0
+
+    async def range(self, key_range: KeyRange, **more: Any) -> RangeResult:
+        result = await super().range(key_range, **more)
+        self.fetched += len(result.items)
+        return result
 
     async def commit(self, txn: Txn, *, timeout_ms: int | None = None) -> Outcome:
         self.commits += 1
@@ -82,6 +93,93 @@ async def test_a_large_region_is_read_in_pages_and_is_the_same() -> None:
     assert paged.checkpoints == whole.checkpoints
     assert paged.index_revision == whole.index_revision
     assert paged.own.all_newest() == whole.own.all_newest()
+
+
+def changes_of_a_region() -> list[Txn]:
+    """Return what happens to groups: opened, cut, undrained, out of step and back, parked."""
+    one, two, new = GroupName("g000"), GroupName("g001"), GroupName("zz-new")
+
+    def fence(group: GroupName, epoch: int, mode: FenceMode) -> Put:
+        record = Fence(group=group, epoch=Epoch(epoch), mode=mode, token=NO_TOKEN)
+        return Put(RegionalKeys.fence(group), encode(record))
+
+    def opened(group: GroupName, epoch: int) -> tuple[Put, Put]:
+        begun = SegmentOpened(group=group, epoch=Epoch(epoch), token=NO_TOKEN, lineage=None)
+        scope = SegmentScope(group=group, epoch=Epoch(epoch), prefixes=(f"/{group}/",))
+        return (
+            Put(RegionalKeys.segment_opened(group, Epoch(epoch)), encode(begun)),
+            Put(RegionalKeys.segment_scope(group, Epoch(epoch)), encode(scope)),
+        )
+
+    def cut(group: GroupName, epoch: int) -> Put:
+        record = SegmentCut(group=group, epoch=Epoch(epoch), command_token=NO_TOKEN)
+        return Put(RegionalKeys.segment_cut(group, Epoch(epoch)), encode(record))
+
+    index = Put(RegionalKeys.fence_index, encode(FenceIndex(count=4)))
+    steps: tuple[tuple[Put | Delete, ...], ...] = (
+        (fence(one, 1, FenceMode.DRAINED), cut(one, 1), index),
+        (fence(two, 1, FenceMode.DRAINED), cut(two, 1), joining(one)),
+        (Delete(RegionalKeys.segment_cut(one, Epoch(1))), fence(one, 1, FenceMode.OPEN)),
+        (fence(new, 1, FenceMode.OPEN), *opened(new, 1)),
+        (Delete(RegionalKeys.group_checkpoint(A, one)), joining(new)),
+        (fence(two, 3, FenceMode.OPEN), *opened(two, 3)),
+        (Put(RegionalKeys.attachments + b"g001/x", b""),),
+        (Put(b"/zoo/1", b"x"),),
+        (Delete(RegionalKeys.fence(new)), cut(two, 3)),
+    )
+    return [Txn(operations=operations) for operations in steps]
+
+
+async def test_of_a_large_region_what_has_changed_is_read_and_what_was_deleted_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("replicator.region.LARGE_GROUPS", 0)
+    store = MemoryStore(clock=ManualClock())
+    for number in range(3):
+        group = GroupName(f"g{number:03d}")
+        fence = Fence(group=group, epoch=Epoch(1), mode=FenceMode.OPEN, token=NO_TOKEN)
+        await store.commit(Txn(operations=(Put(RegionalKeys.fence(group), encode(fence)),)))
+    reader = RegionReader(store)
+    await reader.read()
+    await reader.read()
+
+    for txn in changes_of_a_region():
+        await store.commit(txn)
+        for _ in range(2):
+            state = await reader.read()
+            whole = await read_region(store)
+            assert plain(state) == plain(whole), txn
+            # What the caller does with it is nobody else's.
+            state.fences.clear()
+            state.own.take(())
+
+
+async def test_of_a_large_region_only_what_has_changed_is_fetched() -> None:
+    store = Counting(clock=ManualClock())
+    for number in range(LARGE_GROUPS + 1):
+        group = GroupName(f"g{number:03d}")
+        fence = Fence(group=group, epoch=Epoch(1), mode=FenceMode.OPEN, token=NO_TOKEN)
+        await store.commit(Txn(operations=(Put(RegionalKeys.fence(group), encode(fence)),)))
+    reader = RegionReader(store)
+    await reader.read()
+    await reader.read()
+    store.fetched = 0
+
+    for txn in changes_of_a_region()[:2]:
+        await store.commit(txn)
+        await reader.read()
+
+    assert store.fetched == 6
+
+
+def plain(state: RegionState) -> dict[str, object]:
+    """Return what can be compared of a state."""
+    fields = attrs.asdict(state, recurse=False)
+    own, attachments = fields.pop("own"), fields.pop("attachments")
+    keys = (b"/g000/a", b"/g001/a", b"/zz-new/a", b"/zoo/1")
+    owners = [own.owner_of(key) for key in keys]
+    may_have = [attachments.may_have(GroupName(name)) for name in ("g000", "g001")]
+    return {**fields, "own": own.all_newest(), "owners": owners, "attached": may_have}
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

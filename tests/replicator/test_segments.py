@@ -173,7 +173,23 @@ SEGMENT_CHANGES = st.one_of(
 )
 
 
+NESTED = [
+    change
+    for name, scope in (("g", ("/a/b/",)), ("h", ("/a/",)))
+    for change in (opening(GroupName(name), 3), scoped(GroupName(name), 3, scope))
+]
+"""Two open groups of which one lies within the other."""
+
+
+def test_every_key_of_two_open_scopes_that_overlap_belongs_to_somebody() -> None:
+    segments = SegmentMap()
+    segments.advance(at(2, *NESTED))
+
+    assert [segments.owner_of(key) for key in (b"/a/a", b"/a/b/1", b"/a/c")] == ["h", "h", "h"]
+
+
 @settings(deadline=None)
+@example([NESTED, [cut("g", 3)]])
 @example([[scoped("h", 1, ("/a/",)), scoped("g", 3, ("/a/",)), opening("g", 3), opening("h", 1)]])
 @given(st.lists(st.lists(SEGMENT_CHANGES, min_size=1, max_size=4), max_size=12))
 def test_the_order_of_scopes_is_kept_as_if_it_were_made_anew(program: list[list[Change]]) -> None:
