@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import attrs
 import cattrs
+import msgspec
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from meshkit.errors import CorruptRecord, NewerSchema
@@ -34,8 +35,16 @@ class Stored:
     SCHEMA: ClassVar[str] = ""
     VERSION: ClassVar[int] = 1
 
-    unknown: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
-    """Fields this version does not know, carried through unchanged."""
+    _unknown: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
+    """Fields this version does not know, carried through unchanged: `unknown` to whoever makes one.
+
+    Neither converter shows it: msgspec passes over names like this, cattrs is told to.
+    """
+
+    @property
+    def unknown(self) -> Mapping[str, Any]:
+        """The fields of a newer version."""
+        return self._unknown
 
     @classmethod
     def upcast(cls, _version: int, fields: dict[str, object]) -> dict[str, object]:
@@ -54,9 +63,10 @@ _HUGE_REMEMBERED = 8
 
 def encode(record: Stored) -> bytes:
     """Return the record as canonical JSON bytes."""
-    fields = _converter().unstructure(record)
-    named = {**record.unknown, **fields, SCHEMA_FIELD: f"{record.SCHEMA}/{record.VERSION}"}
-    return canonical(named)
+    known = _names(type(record))  # type: ignore[arg-type] # a class has a hash
+    named = {**record.unknown, **{name: getattr(record, name) for name in known}}
+    named[SCHEMA_FIELD] = f"{record.SCHEMA}/{record.VERSION}"
+    return _ENCODER.encode(named)
 
 
 def decode(cls: type[S], raw: bytes) -> S:
@@ -77,10 +87,10 @@ def decode(cls: type[S], raw: bytes) -> S:
 
 def _decode(cls: type[S], raw: bytes) -> S:
     try:
-        fields = json.loads(raw)
-        name, _, version_text = str(fields.pop(SCHEMA_FIELD)).partition("/")
+        fields = _TOP_LEVEL.decode(raw)
+        name, _, version_text = str(msgspec.json.decode(fields.pop(SCHEMA_FIELD))).partition("/")
         version = int(version_text)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise CorruptRecord(f"not a {cls.SCHEMA} record: {raw[:80]!r}") from error
     if name != cls.SCHEMA:
         raise CorruptRecord(f"expected a {cls.SCHEMA} record, found {name!r}")
@@ -89,20 +99,54 @@ def _decode(cls: type[S], raw: bytes) -> S:
             f"{name} record has schema {version}; this MeshKit reads up to {cls.VERSION}",
             hint="upgrade this process: another one has already been upgraded",
         )
-    if version < cls.VERSION:
-        fields = cls.upcast(version, fields)
-    known = _names(cls)  # type: ignore[arg-type] # a class has a hash
-    unknown = {k: v for k, v in fields.items() if k not in known}
     try:
-        record = _converter().structure({k: fields[k] for k in known & fields.keys()}, cls)
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
+        if version < cls.VERSION:
+            return _decode_older(cls, version, raw)
+        record: S = _decoder(cls).decode(raw)  # type: ignore[arg-type] # a class has a hash
+    except (ValueError, TypeError, KeyError) as error:
         raise CorruptRecord(f"{name} record is damaged: {error} in {raw[:200]!r}") from error
+    strange = fields.keys() - _names(cls)  # type: ignore[arg-type] # a class has a hash
+    if not strange:
+        return record
+    return attrs.evolve(record, unknown={key: json.loads(bytes(fields[key])) for key in strange})
+
+
+def _decode_older(cls: type[S], version: int, raw: bytes) -> S:
+    fields: dict[str, Any] = json.loads(raw)
+    del fields[SCHEMA_FIELD]
+    fields = cls.upcast(version, fields)
+    known = _names(cls)  # type: ignore[arg-type] # a class has a hash
+    unknown = {key: value for key, value in fields.items() if key not in known}
+    record = msgspec.convert(fields, cls, dec_hook=_from_json)
     return attrs.evolve(record, unknown=unknown) if unknown else record
 
 
 @functools.cache
 def _names(cls: type[Stored]) -> frozenset[str]:
-    return frozenset(field.name for field in attrs.fields(cls)) - {"unknown"}
+    return frozenset(field.name for field in attrs.fields(cls)) - {"_unknown"}
+
+
+@functools.cache
+def _decoder(cls: type[Stored]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(cls, dec_hook=_from_json)
+
+
+def _to_json(value: object) -> object:
+    if isinstance(value, ClusterVersionVector):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise NotImplementedError(f"no stored form of {type(value).__name__}")
+
+
+def _from_json(cls: type[Any], value: Any) -> object:
+    if cls is ClusterVersionVector:
+        return ClusterVersionVector.from_json(value)
+    raise NotImplementedError(f"no stored form of {cls.__name__}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_to_json, order="sorted")
+_TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -149,6 +193,6 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook(enum.Enum, lambda member: member.value)
     converter.register_unstructure_hook_factory(
         lambda cls: isinstance(cls, type) and issubclass(cls, Stored),
-        lambda cls: make_dict_unstructure_fn(cls, converter, unknown=override(omit=True)),
+        lambda cls: make_dict_unstructure_fn(cls, converter, _unknown=override(omit=True)),
     )
     return converter

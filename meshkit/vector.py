@@ -46,18 +46,35 @@ def _canonical(entries: Mapping[LogName, Sequence]) -> tuple[tuple[LogName, Sequ
     return tuple(sorted((log, sequence) for log, sequence in entries.items() if sequence > 0))
 
 
-@attrs.frozen
 class ClusterVersionVector:
     """Up to which sequence each log is contained. A log that is not named is contained up to 0.
 
     Invariant: entries are sorted by log, each log at most once, each sequence above 0; so equal
-    vectors are equal values.
+    vectors are equal values. Stored as `{"cluster#incarnation": sequence}` and not as its fields,
+    so it is no attrs class.
     """
 
-    entries: tuple[tuple[LogName, Sequence], ...] = ()
+    __slots__ = ("_entries",)
 
-    def __attrs_post_init__(self) -> None:
-        assert self.entries == _canonical(dict(self.entries)), "entries are not canonical"
+    def __init__(self, entries: tuple[tuple[LogName, Sequence], ...] = ()) -> None:
+        assert entries == _canonical(dict(entries)), "entries are not canonical"
+        self._entries = entries
+
+    @property
+    def entries(self) -> tuple[tuple[LogName, Sequence], ...]:
+        """Each log that something is contained of, and up to where."""
+        return self._entries
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ClusterVersionVector):
+            return NotImplemented
+        return self._entries == other._entries
+
+    def __hash__(self) -> int:
+        return hash(self._entries)
+
+    def __repr__(self) -> str:
+        return f"ClusterVersionVector({self.to_json()})"
 
     @classmethod
     def of(cls, entries: Mapping[LogName, Sequence]) -> ClusterVersionVector:

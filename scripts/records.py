@@ -35,7 +35,7 @@ def sample_of(cls: type[Any], *, salt: str = "") -> Any:
     values = {
         field.alias: _value(hints[field.name], f"{salt}{field.name}")
         for field in attrs.fields(cls)
-        if field.init and field.name != "unknown"
+        if field.init and field.alias != "unknown"
     }
     return cls(**values)
 
