@@ -19,7 +19,7 @@ from meshkit.asking import (
     RegionStanding,
     ReplayResults,
     SealHeard,
-    WholeEntry,
+    WholeEntries,
 )
 from meshkit.errors import NotFound, Refused, Unreachable
 from meshkit.names import ClusterName
@@ -27,7 +27,7 @@ from meshkit.names import ClusterName
 A = TypeVar(
     "A",
     EntriesPage,
-    WholeEntry,
+    WholeEntries,
     Counted,
     ReplayResults,
     KeyStates,

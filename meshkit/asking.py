@@ -41,11 +41,11 @@ class EntryName:
 
 
 @attrs.frozen(kw_only=True)
-class ReadEntry:
-    """Asks for one entry with its values whole."""
+class ReadEntries:
+    """Asks for entries with their values whole: as many of the first ones as one answer holds."""
 
     group: GroupName
-    entry: EntryName
+    entries: tuple[EntryName, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -167,7 +167,7 @@ class TellSealed:
 
 
 AboutPromises = AskPromises | EndPromises
-AboutQuarantine = ListEntries | ReadEntry | DiscardEntries | MarkReplayed
+AboutQuarantine = ListEntries | ReadEntries | DiscardEntries | MarkReplayed
 OfCoordinators = AboutQuarantine | ReplayChanges | ReadForeign
 OfClusters = ReadKeys | ReadState | ReadEpoch | TellSealed
 Question = OfCoordinators | AboutPromises | OfClusters | ReadStanding
@@ -188,6 +188,13 @@ class WholeEntry:
     entry: QuarantineEntry
     here: bytes | None = None
     there: bytes | None = None
+
+
+@attrs.frozen(kw_only=True)
+class WholeEntries:
+    """At least one of the entries that were asked for, in that order; ask again for the others."""
+
+    entries: tuple[WholeEntry, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -337,5 +344,5 @@ class Declined:
 
 
 AboutKeys = ReplayResults | KeyStates | EpochStart | ForeignListed
-Told = EntriesPage | WholeEntry | Counted | AboutKeys | RegionStanding | Promised | SealHeard
+Told = EntriesPage | WholeEntries | Counted | AboutKeys | RegionStanding | Promised | SealHeard
 Answer = Told | Declined

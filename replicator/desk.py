@@ -28,6 +28,7 @@ from meshkit.asking import (
     ReplayOutcome,
     ReplayResult,
     ReplayResults,
+    WholeEntries,
     WholeEntry,
 )
 from meshkit.clock import Clock
@@ -49,10 +50,12 @@ _log = structlog.get_logger()
 
 STATE_KEYS_MAX = 500
 STATE_BYTES_MAX = 2 * 1024 * 1024
+VALUES_BYTES_MAX = 2 * 1024 * 1024
+"""Of entries in one answer; a single one may be larger."""
 
 _OF_COORDINATORS = (
     asking.ListEntries,
-    asking.ReadEntry,
+    asking.ReadEntries,
     asking.DiscardEntries,
     asking.MarkReplayed,
     asking.ReplayChanges,
@@ -133,13 +136,23 @@ class Desk:
                     limit=question.limit,
                 )
                 return EntriesPage(entries=page.entries, next_key=page.next_key)
-            case asking.ReadEntry(group=group, entry=entry):
-                found = await self._quarantine.whole(group, entry.epoch, entry.name)
-                return WholeEntry(entry=found.entry, here=found.here, there=found.there)
+            case asking.ReadEntries():
+                return await self._whole(question)
             case asking.DiscardEntries():
                 return await self._discard(question)
             case asking.MarkReplayed():
                 return await self._mark(question)
+
+    async def _whole(self, question: asking.ReadEntries) -> WholeEntries:
+        found: list[WholeEntry] = []
+        size = 0
+        for name in question.entries[: asking.NAMES_MAX]:
+            one = await self._quarantine.whole(question.group, name.epoch, name.name)
+            size += len(one.here or b"") + len(one.there or b"")
+            if found and size > VALUES_BYTES_MAX:
+                break
+            found.append(WholeEntry(entry=one.entry, here=one.here, there=one.there))
+        return WholeEntries(entries=tuple(found))
 
     async def _discard(self, question: asking.DiscardEntries) -> Counted:
         count = 0

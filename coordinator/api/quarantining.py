@@ -6,7 +6,7 @@ audit holds what was asked, by whom and why, and how many entries it came to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 A = TypeVar(
     "A",
     asking.EntriesPage,
-    asking.WholeEntry,
+    asking.WholeEntries,
     asking.Counted,
     asking.ReplayResults,
     asking.KeyStates,
@@ -39,8 +39,6 @@ A = TypeVar(
 
 ENTRIES_MAX = 100
 """Entries that one request lists, replays or discards; the answer says where to go on."""
-REPLAY_BYTES_MAX = 2 * 1024 * 1024
-"""Of values that are sent at once to the active cluster."""
 
 
 @attrs.frozen(kw_only=True)
@@ -105,8 +103,9 @@ class Quarantining:
         mesh = await read_mesh(self.store)
         cluster, name = parse_id(group, entry)
         _check_member(group, cluster, mesh)
-        question = asking.ReadEntry(group=group, entry=name)
-        return whole_view(cluster, await self._ask(mesh, cluster, question, asking.WholeEntry))
+        question = asking.ReadEntries(group=group, entries=(name,))
+        (whole,) = (await self._ask(mesh, cluster, question, asking.WholeEntries)).entries
+        return whole_view(cluster, whole)
 
     # --- acting --------------------------------------------------------------------------------
 
@@ -136,7 +135,8 @@ class Quarantining:
                 results.append(result_view(cluster, entry, ReplayOutcome.REFUSED, reason))
             else:
                 chosen.append(entry)
-        for batch in await self._batches(where, chosen):
+        names = [EntryName(epoch=entry.epoch, name=entry.name) for entry in chosen]
+        async for batch in self._whole(mesh, group, cluster, names):
             results += await self._replay_batch(where, batch, peer)
         counts = {
             outcome.value: sum(r["outcome"] == outcome.value for r in results)
@@ -193,11 +193,9 @@ class Quarantining:
                 )
             cluster = clusters.pop()
             _check_member(group, cluster, mesh)
-            found = []
-            for _, name in named:
-                question = asking.ReadEntry(group=group, entry=name)
-                whole = await self._ask(mesh, cluster, question, asking.WholeEntry)
-                found.append(whole.entry)
+            names = [name for _, name in named]
+            batches = self._whole(mesh, group, cluster, names)
+            found = [whole.entry async for batch in batches for whole in batch]
             return cluster, found, None
         if asked.cluster is None:
             raise InvalidInput("name entries by ids, or a cluster for all that it keeps")
@@ -209,22 +207,17 @@ class Quarantining:
         go_on = page.next_key.hex() if page.next_key else None
         return asked.cluster, list(page.entries), go_on
 
-    async def _batches(
-        self, where: _Where, entries: Sequence[QuarantineEntry]
-    ) -> list[list[asking.WholeEntry]]:
-        """Return entries with their values, in batches that one message holds."""
-        batches: list[list[asking.WholeEntry]] = [[]]
-        size = 0
-        for entry in entries:
-            name = EntryName(epoch=entry.epoch, name=entry.name)
-            question = asking.ReadEntry(group=where.group, entry=name)
-            whole = await self._ask(where.mesh, where.cluster, question, asking.WholeEntry)
-            size += len(whole.here or b"") + len(whole.there or b"")
-            if size > REPLAY_BYTES_MAX and batches[-1]:
-                batches.append([])
-                size = 0
-            batches[-1].append(whole)
-        return [batch for batch in batches if batch]
+    async def _whole(
+        self, mesh: Mesh, group: GroupName, cluster: ClusterName, names: Sequence[EntryName]
+    ) -> AsyncIterator[Sequence[asking.WholeEntry]]:
+        """Yield entries with their values, as many at a time as one message holds."""
+        left = tuple(names)
+        while left:
+            question = asking.ReadEntries(group=group, entries=left[: asking.NAMES_MAX])
+            batch = (await self._ask(mesh, cluster, question, asking.WholeEntries)).entries
+            assert batch, "each answer has at least one entry"
+            yield batch
+            left = left[len(batch) :]
 
     async def _replay_batch(
         self, where: _Where, batch: Sequence[asking.WholeEntry], peer: PeerIdentity

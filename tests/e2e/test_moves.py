@@ -25,13 +25,11 @@ async def test_fifty_planned_failovers_in_a_row_lose_nothing(
     Under guarded writes all the time: between two moves at least a hundred are acknowledged.
     """
     async with loaded(rig.sandbox, guarded=4, bare=1, interval_s=0.006) as load:
+        await written(load)
         for number in range(MOVES):
             move = await load.move(CLUSTERS[(number + 1) % len(CLUSTERS)])
             assert move.phase == "succeeded", move.failover
-            before = guarded_writes(load)
-            async with asyncio.timeout(30):
-                while guarded_writes(load) < before + BETWEEN_MOVES:
-                    await asyncio.sleep(0.05)
+            await written(load)
         await load.stop_writers()
         verdicts = await load.verdicts(acknowledged_min=BETWEEN_MOVES * MOVES)
 
@@ -39,6 +37,14 @@ async def test_fifty_planned_failovers_in_a_row_lose_nothing(
         print(f"\n  {pause_line(load.pauses())}; {guarded_writes(load)} guarded writes")
     assert [verdict for verdict in verdicts if not verdict.is_valid] == []
     assert len(load.pauses()) == MOVES
+
+
+async def written(load: Load) -> None:
+    """Wait until as many guarded writes as there have to be between two moves were acknowledged."""
+    before = guarded_writes(load)
+    async with asyncio.timeout(30):
+        while guarded_writes(load) < before + BETWEEN_MOVES:
+            await asyncio.sleep(0.05)
 
 
 def guarded_writes(load: Load) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.api.quarantine_bodies import QuarantineAct
 from coordinator.api.quarantining import Quarantining
-from meshkit.asking import Declined, ListEntries, Question, ReadKeys
+from meshkit.asking import Answer, Declined, ListEntries, Question, ReadKeys
 from meshkit.errors import InvalidInput, NotFound, Refused
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import Epoch, Sequence
@@ -130,6 +130,36 @@ async def test_replay_writes_only_where_nothing_else_changed_the_key() -> None:
     assert repeated == told_before, "whoever had no answer asks again"
     actions = [e["action"] for e in audit if e["action"].startswith("quarantine.")]
     assert actions == ["quarantine.replay_requested", "quarantine.replayed"] * 2
+
+
+@pytest.mark.parametrize(
+    ("bytes_max", "asked"),
+    [
+        (2_000_000, ["ListEntries", "ReadEntries", "ReplayChanges", "MarkReplayed"]),
+        # The large value travels alone; of the last message nothing is replayed.
+        (1_000, ["ListEntries", *(["ReadEntries", "ReplayChanges", "MarkReplayed"] * 3)[:-1]]),
+    ],
+)
+async def test_a_replay_asks_once_for_as_much_as_a_message_holds(
+    bytes_max: int, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question takes a connection of its own, with two handshakes: one for each entry is slow."""
+    monkeypatch.setattr("replicator.desk.VALUES_BYTES_MAX", bytes_max)
+    async with with_tail() as (_, passive, _, quarantining):
+        questions: list[str] = []
+        ask = quarantining.asker.ask
+
+        async def noting(cluster: ClusterName, endpoint: str, question: Question) -> Answer:
+            questions.append(type(question).__name__)
+            return await ask(cluster, endpoint, question)
+
+        monkeypatch.setattr(quarantining.asker, "ask", noting)
+        act = QuarantineAct(cluster=ClusterName(passive))
+
+        done = await quarantining.replay(GROUP, act, OPERATOR)
+
+    assert len(done["results"]) == len(TAIL)
+    assert questions == asked
 
 
 async def test_a_replay_that_nobody_answers_is_unknown_and_marks_nothing() -> None:
