@@ -355,14 +355,3 @@ def supersede(
         cut = SegmentCut(group=view.group, epoch=fence.epoch, command_token=token)
         operations.append(Put(Keys.segment_cut(view.group, fence.epoch), encode(cut)))
     return fence_txn(view, fence, leader=leader, operations=tuple(operations))
-
-
-def seal_heard(view: FenceView, *, epoch: Epoch, seal: Token, leader: Guard) -> Txn | None:
-    """Return the transaction by which a cluster that was told of a seal stops being active.
-
-    None if the seal is not of the epoch that is open here, or a command was obeyed since: that one
-    knew of the seal, and may have released it. Whoever tells can stop writes, and do nothing else.
-    """
-    if view.fence is None or view.fence.epoch != epoch or view.command_token >= seal:
-        return None
-    return supersede(view, below=Epoch(epoch + 1), leader=leader, reason="sealed", seal=seal)

@@ -13,7 +13,7 @@ import attrs
 
 from meshkit.incarnations import Suspension
 from meshkit.model import Lineage, Routing
-from meshkit.names import ClusterName, GroupName
+from meshkit.names import ClusterName, FailoverId, GroupName
 from meshkit.ordinals import ABSENT, Epoch, Incarnation, Revision, Sequence, Token
 from meshkit.quarantine import QuarantineEntry
 from meshkit.regional import Fence
@@ -164,6 +164,7 @@ class TellSealed:
     epoch: Epoch
     """The one that the seal ends."""
     seal: Token
+    failover: FailoverId
 
 
 AboutPromises = AskPromises | EndPromises

@@ -9,7 +9,7 @@ import attrs
 from meshkit import asking
 from meshkit.asker import AskRegion, NobodyToAsk, ask_leader
 from meshkit.names import ClusterName, GroupName
-from meshkit.ordinals import Epoch, Revision, Token
+from meshkit.ordinals import Epoch, Revision
 from meshkit.ordinals import Sequence as LogSequence
 from meshkit.store.txn import prefix_range
 from replicator.tail import Theirs
@@ -47,18 +47,14 @@ class Elsewhere:
             self.asker, cluster, self.endpoints(cluster), question, asking.EpochStart
         )
 
-    async def tell_sealed(
-        self, cluster: ClusterName, group: GroupName, epoch: Epoch, seal: Token
-    ) -> bool:
+    async def tell_sealed(self, cluster: ClusterName, told: asking.TellSealed) -> bool:
         """Tell a cluster that a group is sealed; return whether the epoch's log has ended there.
 
         Raises:
             Refused, Unreachable: it did not hear, or does not obey; tell it again.
         """
-        told = asking.TellSealed(group=group, epoch=epoch, seal=seal)
-        heard = await ask_leader(
-            self.asker, cluster, self.endpoints(cluster), told, asking.SealHeard
-        )
+        endpoints = self.endpoints(cluster)
+        heard = await ask_leader(self.asker, cluster, endpoints, told, asking.SealHeard)
         return heard.is_cut
 
     async def keys(

@@ -13,6 +13,7 @@ import structlog
 
 from fencing.fence_view import FenceView, view_of, view_reads
 from fencing.freeze import Copy, freeze, is_cut_here, stands_on
+from meshkit.asking import TellSealed
 from meshkit.codec import decode
 from meshkit.commands import Answer, Command
 from meshkit.errors import MeshError, RevisionConflict
@@ -82,9 +83,12 @@ class Rescue:
 
     async def _tell(self, source: ClusterName, command: Command, seal: Token) -> bool:
         """Tell the source of the seal until it has heard; return whether its log has ended."""
+        told = TellSealed(
+            group=command.group, epoch=command.epoch, seal=seal, failover=command.failover
+        )
         while seal > NO_TOKEN:
             try:
-                return await self._elsewhere.tell_sealed(source, command.group, command.epoch, seal)
+                return await self._elsewhere.tell_sealed(source, told)
             except MeshError as error:
                 _log.info("seal.not_told", group=command.group, source=source, why=str(error))
             await self._region.clock.sleep_ms(TELL_AGAIN_MS)

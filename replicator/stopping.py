@@ -12,9 +12,11 @@ import structlog
 
 from fencing import fence as fences
 from fencing.fence_view import FenceView, view_of, view_reads
+from fencing.patience import within
 from meshkit.asking import TellSealed
 from meshkit.codec import decode
-from meshkit.errors import Refused, RevisionConflict
+from meshkit.commands import Command, CommandStep
+from meshkit.errors import OutcomeUnknown, Refused, RevisionConflict, Unreachable
 from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.model import Authority, Group, Seal
 from meshkit.names import ClusterName, GroupName
@@ -25,6 +27,9 @@ from replicator.agent import Agent
 from replicator.agent_ports import Region
 
 _log = structlog.get_logger()
+
+SEAL_READ_MS_MAX = 300
+"""A coordination etcd that does not answer within this cannot be reached from here."""
 
 
 class Stopping:
@@ -80,30 +85,53 @@ class Stopping:
             await self.obey(group, below, reason="sealed", seal=self._token_of(group, item))
 
     async def obey_told_seal(self, told: TellSealed, teller: ClusterName) -> bool:
-        """Stop being active because another member says that the group is sealed.
+        """Obey the command to seal a group as another member tells it; return whether it is cut.
 
-        For a region that cannot read seals itself. Its permits run out anyhow; that its log has
-        ended proves to the teller that nothing of it is missing. Returns whether it has.
+        For a region that cannot read its commands itself. Its permits run out anyhow; that its log
+        has ended proves to the teller that nothing of it is missing. It is the very command, with
+        its token: no older one is obeyed any more, and to read it later changes nothing.
 
         Raises:
-            Refused: the teller is no member of the group.
+            Refused: nobody but a member is believed, and nobody whom the coordination etcd belies.
             RevisionConflict: the fence moves too fast; to be told again.
         """
         item = self._agent.groups.entries.get(CoordinationKeys.group(told.group))
         if item is None or teller not in decode(Group, item.value).members:
             raise Refused(f"{teller} is no member of {told.group}, as far as is known here")
+        await self._refuse_if_belied(told)
         view = await read_view(self._region, told.group)
-        txn = fences.seal_heard(view, epoch=told.epoch, seal=told.seal, leader=self._region.leader)
-        if txn is None:
-            return (
-                view.fence is not None and view.fence.epoch == told.epoch and view.cut is not None
-            )
-        async with self._region.access.closing(view.scope or ()):
-            outcome = await self._region.regional.commit(txn)
-        if not isinstance(outcome, Committed):
-            raise RevisionConflict(f"the fence of {told.group} moved meanwhile")
-        _log.warning("group.sealed", group=told.group, epoch=told.epoch, told_by=teller)
-        return True
+        command = Command(
+            group=told.group,
+            cluster=self._region.cluster,
+            step=CommandStep.SEAL,
+            incarnation=told.seal.incarnation,
+            epoch=told.epoch,
+            failover=told.failover,
+        )
+        match fences.decide(view, command, told.seal, leader=self._region.leader):
+            case fences.Refuse(reason):
+                raise Refused(reason)
+            case fences.Act(txn):
+                async with self._region.access.closing(view.scope or ()):
+                    outcome = await self._region.regional.commit(txn)
+                if not isinstance(outcome, Committed):
+                    raise RevisionConflict(f"the fence of {told.group} moved meanwhile")
+                _log.warning("group.sealed", group=told.group, epoch=told.epoch, told_by=teller)
+                view = await read_view(self._region, told.group)
+            case _:
+                pass
+        is_of_epoch = view.fence is not None and view.fence.epoch == told.epoch
+        return is_of_epoch and view.cut is not None
+
+    async def _refuse_if_belied(self, told: TellSealed) -> None:
+        """Believe what cannot be read: whoever reaches the coordination etcd knows better."""
+        reading = self._region.coordination.get(CoordinationKeys.seal(told.group))
+        try:
+            seal = await within(self._region.clock, SEAL_READ_MS_MAX, reading)
+        except (Unreachable, OutcomeUnknown):
+            return
+        if seal is None or self._token_of(told.group, seal) != told.seal:
+            raise Refused(f"the coordination etcd has no such seal of {told.group}")
 
     def _token_of(self, group: GroupName, seal: KeyValue) -> Token:
         """Return the token of a seal, which is that of the command put with it."""
