@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import attrs
+import pytest
 
 from chaos.history import History, Write
 from chaos.traffic import GuardedWriter
@@ -12,6 +13,7 @@ from coordinator.api.bodies import FailoverRequest
 from coordinator.failover.loss import LossBound
 from coordinator.failover.record import Failover, FailoverKind, Phase
 from fencing.write_gate import WriteGate
+from meshkit.errors import Refused
 from meshkit.names import ClusterName, FailoverId, GroupName
 from meshkit.peer import PeerIdentity
 from tests.mesh.inmemory import MemoryMesh
@@ -110,3 +112,12 @@ async def until_written(history: History, count: int, *, at: str | None = None) 
 
 def acknowledged(history: History, *, at: str | None = None) -> list[Write]:
     return [w for w in history.acknowledged() if at is None or w.cluster == at]
+
+
+def hears_of_no_seal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every source be as one that is not told of its seal: nobody gets through, or it is old."""
+
+    async def refuse(*_: object) -> bool:
+        raise Refused("it does not listen")
+
+    monkeypatch.setattr("replicator.stopping.Stopping.obey_told_seal", refuse)

@@ -381,8 +381,12 @@ async def test_a_planned_failover_that_was_in_flight_ends_and_loses_nothing(
     assert set(await mesh.content("b")) == {b"/orders/1", b"/orders/2"}
 
 
-async def test_a_copy_that_an_emergency_had_frozen_follows_again(mesh: MemoryMesh) -> None:
+async def test_a_copy_that_an_emergency_had_frozen_follows_again(
+    mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lost between freeze and pivot: the source is sealed, the target held, nobody decides."""
+    emergencies.hears_of_no_seal(monkeypatch)
+    monkeypatch.setattr("replicator.rescue.TELL_MS_MAX", 0)
     outside = Coordination(mesh)
     await writes(mesh, "a", "1", "before")
     await until(lambda: same(mesh))

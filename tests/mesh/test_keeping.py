@@ -24,6 +24,7 @@ from tests.mesh.emergencies import (
     acknowledged,
     begin,
     emergency,
+    hears_of_no_seal,
     until,
     until_step,
     until_written,
@@ -140,8 +141,11 @@ async def test_members_promise_also_where_nobody_leads() -> None:
     assert max(gaps(history)) < TC_S
 
 
-async def test_s13_an_emergency_ends_what_is_kept_and_opens_only_then() -> None:
+async def test_s13_an_emergency_ends_what_is_kept_and_opens_only_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A is cut off, B is not: it promised, is promoted, and opens when the promise has ended."""
+    hears_of_no_seal(monkeypatch)
     mesh = MemoryMesh(clusters=("a", "b"))
     history = History()
     async with running(mesh):
@@ -172,8 +176,36 @@ def opened_after_promise(record: Failover) -> bool:
     return steps["open"].ended_ms is not None
 
 
-async def test_an_emergency_that_is_pivoted_at_once_still_waits_for_the_promise() -> None:
+async def test_s13_a_source_that_is_told_of_its_seal_keeps_nothing_and_loses_nothing() -> None:
+    """Its log has an end that the target sees; the promise holds until it ends all the same."""
+    mesh = MemoryMesh(clusters=("a", "b"))
+    history = History()
+    async with running(mesh):
+        await mesh.apply(policy=KEEP)
+        await until_in_step(mesh)
+        await until_pact(mesh, "a")
+        async with mesh.gate() as gate, writing(gate, history):
+            await until_written(history, 30)
+            lose_coordination(mesh, "a")
+            await until_promised(mesh, "b")
+            record = await until(mesh, await begin(mesh, emergency("b", accept_loss=None)))
+            await until_written(history, 30, at="b")
+        content = await mesh.content("b")
+
+    assert record.phase is Phase.SUCCEEDED, record.problem
+    assert record.emergency is not None
+    assert record.emergency.fence is FenceStatus.CONFIRMED
+    assert record.emergency.loss is not None
+    assert record.emergency.loss.target.is_none
+    assert [write for write in history.acknowledged() if write.key not in content] == []
+    assert check_one_writer(history).is_valid
+
+
+async def test_an_emergency_that_is_pivoted_at_once_still_waits_for_the_promise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Consent is given beforehand, nothing is waited for: only the promise stands in the way."""
+    hears_of_no_seal(monkeypatch)
     mesh = MemoryMesh(clusters=("a", "b"))
     history = History()
     async with running(mesh):
