@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import attrs
 import cattrs
 import msgspec
-from cattrs.gen import make_dict_unstructure_fn, override
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from meshkit.errors import CorruptRecord, NewerSchema
 from meshkit.vector import ClusterVersionVector
@@ -103,12 +103,11 @@ def _decode(cls: type[S], raw: bytes) -> S:
         if version < cls.VERSION:
             return _decode_older(cls, version, raw)
         record: S = _decoder(cls).decode(raw)  # type: ignore[arg-type] # a class has a hash
+        strange = fields.keys() - _names(cls)  # type: ignore[arg-type] # a class has a hash
+        unknown = {key: json.loads(bytes(fields[key])) for key in strange}
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptRecord(f"{name} record is damaged: {error} in {raw[:200]!r}") from error
-    strange = fields.keys() - _names(cls)  # type: ignore[arg-type] # a class has a hash
-    if not strange:
-        return record
-    return attrs.evolve(record, unknown={key: json.loads(bytes(fields[key])) for key in strange})
+    return attrs.evolve(record, unknown=unknown) if unknown else record
 
 
 def _decode_older(cls: type[S], version: int, raw: bytes) -> S:
@@ -141,6 +140,8 @@ def _to_json(value: object) -> object:
 
 def _from_json(cls: type[Any], value: Any) -> object:
     if cls is ClusterVersionVector:
+        if not isinstance(value, dict):
+            raise ValueError(f"a vector is an object, not {type(value).__name__}")
         return ClusterVersionVector.from_json(value)
     raise NotImplementedError(f"no stored form of {cls.__name__}")
 
@@ -191,6 +192,10 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook(bytes, lambda b: base64.b64encode(b).decode())
     converter.register_structure_hook(bytes, lambda b, _: base64.b64decode(b, validate=True))
     converter.register_unstructure_hook(enum.Enum, lambda member: member.value)
+    converter.register_structure_hook_factory(
+        lambda cls: isinstance(cls, type) and issubclass(cls, Stored),
+        lambda cls: make_dict_structure_fn(cls, converter, _unknown=override(omit=True)),
+    )
     converter.register_unstructure_hook_factory(
         lambda cls: isinstance(cls, type) and issubclass(cls, Stored),
         lambda cls: make_dict_unstructure_fn(cls, converter, _unknown=override(omit=True)),

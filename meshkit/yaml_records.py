@@ -167,7 +167,7 @@ class _Reader:
     def _record(self, cls: type[Any], node: yaml.Node, path: str) -> Any:
         if not isinstance(node, yaml.MappingNode):
             return self._problem(node, path, f"expected fields, found {_shown(node)}")
-        fields = {a.name: a for a in attrs.fields(cls) if a.init and a.name != "unknown"}
+        fields = _fields(cls)
         hints = typing.get_type_hints(cls)
         values: dict[str, Any] = {}
         before = len(self.problems)
@@ -236,6 +236,11 @@ def _plain_scalar(wanted: Any, node: yaml.ScalarNode) -> Any:
     return plain
 
 
+def _fields(cls: type[Any]) -> dict[str, attrs.Attribute[Any]]:
+    """Return what people write of a record: not what a newer version may have left in it."""
+    return {a.name: a for a in attrs.fields(cls) if a.init and a.alias != "unknown"}
+
+
 def expectation(wanted: Any) -> str:
     """Return words for what a field of this type takes."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
@@ -246,7 +251,7 @@ def expectation(wanted: Any) -> str:
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         return "one of " + ", ".join(str(member.value) for member in wanted)
     if attrs.has(wanted) and not hasattr(wanted, "EXPECTED"):
-        return "fields " + ", ".join(a.name for a in attrs.fields(wanted) if a.init)
+        return "fields " + ", ".join(_fields(wanted))
     default = _EXPECTED.get(getattr(wanted, "__supertype__", wanted), "a value")
     return str(getattr(wanted, "EXPECTED", _EXPECTED.get(wanted, default)))
 

@@ -90,6 +90,8 @@ class _Known:
                 modified_after=self.revision,
             )
             at = at or result.revision
+            if at < self.revision:
+                return False  # It is not the etcd it was.
             known.update(item.key for item in result.items)
             if result.more or len(known) != result.count:
                 return False

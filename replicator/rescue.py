@@ -13,11 +13,12 @@ import structlog
 
 from fencing.fence_view import FenceView, view_of, view_reads
 from fencing.freeze import Copy, freeze, is_cut_here, stands_on
+from fencing.patience import within
 from meshkit.asking import TellSealed
 from meshkit.codec import decode
 from meshkit.commands import Answer, Command
 from meshkit.errors import MeshError, RevisionConflict
-from meshkit.keys import RegionalKeys
+from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.model import Lineage
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import ABSENT, NO_TOKEN, Token
@@ -31,7 +32,7 @@ from replicator.region_state import torn_groups
 
 _log = structlog.get_logger()
 
-TELL_MS_MAX = 50
+TELL_MS_MAX = 100
 TELL_AGAIN_MS = 250
 HEARD_MS = 500
 """A source that says that its log has ended is waited for, unless it is silent for so long."""
@@ -64,35 +65,53 @@ class Rescue:
         the cut is in its stream, and proves that nothing is missing.
         """
         assert command.source is not None
-        seal, quiet_ms = command.seal or NO_TOKEN, command.quiet_ms or 0
-        telling = asyncio.ensure_future(self._tell(command.source, command, seal))
+        source, quiet_ms = command.source, command.quiet_ms or 0
+        told = TellSealed(
+            group=command.group,
+            epoch=command.epoch,
+            seal=command.seal or NO_TOKEN,
+            failover=command.failover,
+        )
+        if not quiet_ms and await self._has_heard(source, told):
+            quiet_ms = HEARD_MS
+        telling = asyncio.ensure_future(self._tell_until_heard(source, told))
         try:
-            if not quiet_ms:
-                # Nobody waits for a source that need not be fenced; but if it lives, it hears.
-                timer = asyncio.ensure_future(self._region.clock.sleep_ms(TELL_MS_MAX))
-                await asyncio.wait({telling, timer}, return_when=asyncio.FIRST_COMPLETED)
-                timer.cancel()
-                quiet_ms = HEARD_MS if telling.done() and telling.result() else 0
             taken = await self._inbound.wait_taken_in(
-                command.source, command.group, command.epoch, seal=seal, quiet_ms=quiet_ms
+                source, command.group, command.epoch, seal=told.seal, quiet_ms=quiet_ms
             )
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
         return self._answers.done(command, token, cut=taken.cut, at_ms=taken.contained_at_ms)
 
-    async def _tell(self, source: ClusterName, command: Command, seal: Token) -> bool:
-        """Tell the source of the seal until it has heard; return whether its log has ended."""
-        told = TellSealed(
-            group=command.group, epoch=command.epoch, seal=seal, failover=command.failover
-        )
-        while seal > NO_TOKEN:
+    async def _has_heard(self, source: ClusterName, told: TellSealed) -> bool:
+        """Tell a source for which nobody waits; return whether it lives, and its log has ended."""
+        try:
+            return await within(self._region.clock, TELL_MS_MAX, self._tell(source, told))
+        except MeshError as error:
+            _log.info("seal.not_told", group=told.group, source=source, why=str(error))
+            return False
+
+    async def _tell_until_heard(self, source: ClusterName, told: TellSealed) -> None:
+        while True:
             try:
-                return await self._elsewhere.tell_sealed(source, told)
+                await self._tell(source, told)
             except MeshError as error:
-                _log.info("seal.not_told", group=command.group, source=source, why=str(error))
+                _log.info("seal.not_told", group=told.group, source=source, why=str(error))
+            else:
+                return
             await self._region.clock.sleep_ms(TELL_AGAIN_MS)
-        return False
+
+    async def _tell(self, source: ClusterName, told: TellSealed) -> bool:
+        """Tell the source of a seal that is there; return whether its log has ended under it.
+
+        Raises:
+            MeshError: it did not hear, or does not obey.
+        """
+        stored = await self._region.coordination.get(CoordinationKeys.seal(told.group))
+        if stored is None or stored.mod_revision != told.seal.revision:
+            return False
+        return await self._elsewhere.tell_sealed(source, told)
 
     async def freeze(self, command: Command, token: Token) -> Answer | None:
         """Apply nothing more of the group, and say exactly what is contained; None if overtaken.

@@ -21,7 +21,7 @@ from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.model import Authority, Group, Seal
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, Token
-from meshkit.regional import Fence, FenceMode
+from meshkit.regional import Fence, FenceMode, SegmentCut
 from meshkit.store.txn import Committed, KeyValue, Txn, prefix_range
 from replicator.agent import Agent
 from replicator.agent_ports import Region
@@ -46,6 +46,9 @@ class Stopping:
     ) -> None:
         """Stop being active in any epoch below this one; the fence as it is now decides."""
         view = await read_view(self._region, group)
+        if view.command_token.incarnation == seal.incarnation and view.command_token > seal:
+            # What was obeyed since knew of the seal: it released the group.
+            return
         txn = fences.supersede(
             view, below=below, leader=self._region.leader, reason=reason, seal=seal
         )
@@ -100,6 +103,8 @@ class Stopping:
             raise Refused(f"{teller} is no member of {told.group}, as far as is known here")
         await self._refuse_if_belied(told)
         view = await read_view(self._region, told.group)
+        if view.fence is None or view.fence.epoch != told.epoch:
+            return False
         command = Command(
             group=told.group,
             cluster=self._region.cluster,
@@ -117,20 +122,21 @@ class Stopping:
                 if not isinstance(outcome, Committed):
                     raise RevisionConflict(f"the fence of {told.group} moved meanwhile")
                 _log.warning("group.sealed", group=told.group, epoch=told.epoch, told_by=teller)
-                view = await read_view(self._region, told.group)
             case _:
                 pass
-        is_of_epoch = view.fence is not None and view.fence.epoch == told.epoch
-        return is_of_epoch and view.cut is not None
+        cut = await self._region.regional.get(RegionalKeys.segment_cut(told.group, told.epoch))
+        return cut is not None and decode(SegmentCut, cut.value).command_token == told.seal
 
     async def _refuse_if_belied(self, told: TellSealed) -> None:
         """Believe what cannot be read: whoever reaches the coordination etcd knows better."""
+        if not self._region.coordination.is_connected:
+            return
         reading = self._region.coordination.get(CoordinationKeys.seal(told.group))
         try:
             seal = await within(self._region.clock, SEAL_READ_MS_MAX, reading)
         except (Unreachable, OutcomeUnknown):
             return
-        if seal is None or self._token_of(told.group, seal) != told.seal:
+        if seal is None or seal.mod_revision != told.seal.revision:
             raise Refused(f"the coordination etcd has no such seal of {told.group}")
 
     def _token_of(self, group: GroupName, seal: KeyValue) -> Token:

@@ -254,6 +254,27 @@ def test_an_unknown_member_of_an_enumeration_is_refused() -> None:
         decode(Paint, canonical({"schema": "paint/2", "colour": "ultraviolet"}))
 
 
+@pytest.mark.parametrize("vector", [None, [], "x", 7, {"a#i": "x"}])
+def test_a_vector_that_is_no_object_of_numbers_is_refused(vector: object) -> None:
+    fields = {"schema": "checkpoint/1", "source": "a", "incarnation": "i", "sequence": 1}
+
+    with pytest.raises(CorruptRecord, match="checkpoint record is damaged"):
+        decode(Checkpoint, canonical({**fields, "vector": vector}))
+
+
+@pytest.mark.parametrize("more", [b'"\xff"', b"1" * 5_000, b"[1,"])
+def test_an_unknown_field_that_cannot_be_read_makes_the_record_unreadable(more: bytes) -> None:
+    """It could not be carried through unchanged."""
+    with pytest.raises(CorruptRecord):
+        decode(Permit, PERMIT_BYTES[:-1] + b',"strange":' + more + b"}")
+
+
+def test_plain_data_from_outside_brings_no_unknown_fields() -> None:
+    plain = {**to_plain(PERMIT), "_unknown": {"colour": "red"}, "unknown": {"colour": "red"}}
+
+    assert encode(from_plain(Permit, plain)) == PERMIT_BYTES
+
+
 # --- plain data for people ----------------------------------------------------------------------
 
 

@@ -172,6 +172,26 @@ async def test_of_a_large_region_only_what_has_changed_is_fetched() -> None:
     assert store.fetched == 6
 
 
+async def test_a_large_region_whose_etcd_went_back_is_read_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("replicator.region.LARGE_GROUPS", 0)
+    opened = Fence(group=G, epoch=Epoch(1), mode=FenceMode.OPEN, token=NO_TOKEN)
+    drained = attrs.evolve(opened, mode=FenceMode.DRAINED)
+    store, older = MemoryStore(clock=ManualClock()), MemoryStore(clock=ManualClock())
+    for record in (opened, drained):
+        await store.commit(Txn(operations=(Put(RegionalKeys.fence(G), encode(record)),)))
+    await older.commit(Txn(operations=(Put(RegionalKeys.fence(G), encode(opened)),)))
+    reader = RegionReader(store)
+    await reader.read()
+    before = await reader.read()
+
+    reader.store = older
+    after = await reader.read()
+
+    assert (before.fences[G].mode, after.fences[G].mode) == (FenceMode.DRAINED, FenceMode.OPEN)
+
+
 def plain(state: RegionState) -> dict[str, object]:
     """Return what can be compared of a state."""
     fields = attrs.asdict(state, recurse=False)
