@@ -18,11 +18,11 @@ from meshkit.codec import decode
 from meshkit.commands import Command, CommandStep
 from meshkit.errors import OutcomeUnknown, Refused, RevisionConflict, Unreachable
 from meshkit.keys import CoordinationKeys, RegionalKeys
-from meshkit.model import Authority, Group, Seal
+from meshkit.model import Authority, CoordinationIncarnation, Group, Seal
 from meshkit.names import ClusterName, GroupName
 from meshkit.ordinals import NO_TOKEN, Epoch, Token
 from meshkit.regional import Fence, FenceMode, SegmentCut
-from meshkit.store.txn import Committed, KeyValue, Txn, prefix_range
+from meshkit.store.txn import Committed, Txn, prefix_range
 from replicator.agent import Agent
 from replicator.agent_ports import Region
 
@@ -83,9 +83,17 @@ class Stopping:
     async def obey_seal(self, group: GroupName) -> None:
         """Stop accepting writes for a sealed group: its segment ends here, its permit goes."""
         item = await self._region.coordination.get(CoordinationKeys.seal(group))
-        if item is not None:
-            below = Epoch(decode(Seal, item.value).epoch + 1)
-            await self.obey(group, below, reason="sealed", seal=self._token_of(group, item))
+        if item is None:
+            return
+        # Its token is that of the command put with it. Revisions alone say nothing across an
+        # adoption of the coordination etcd: they may have begun again lower.
+        stored = await self._region.coordination.get(CoordinationKeys.incarnation)
+        known = (
+            decode(CoordinationIncarnation, stored.value) if stored else CoordinationIncarnation()
+        )
+        seal = Token(incarnation=known.number, revision=item.mod_revision)
+        below = Epoch(decode(Seal, item.value).epoch + 1)
+        await self.obey(group, below, reason="sealed", seal=seal)
 
     async def obey_told_seal(self, told: TellSealed, teller: ClusterName) -> bool:
         """Obey the command to seal a group as another member tells it; return whether it is cut.
@@ -138,12 +146,6 @@ class Stopping:
             return
         if seal is None or seal.mod_revision != told.seal.revision:
             raise Refused(f"the coordination etcd has no such seal of {told.group}")
-
-    def _token_of(self, group: GroupName, seal: KeyValue) -> Token:
-        """Return the token of a seal, which is that of the command put with it."""
-        stored = self._agent.authorities.entries.get(CoordinationKeys.authority(group))
-        incarnation = decode(Authority, stored.value).token.incarnation if stored else 0
-        return Token(incarnation=incarnation, revision=seal.mod_revision)
 
 
 async def read_view(region: Region, group: GroupName) -> FenceView:
