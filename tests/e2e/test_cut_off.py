@@ -78,8 +78,12 @@ async def test_what_a_half_dead_region_accepts_late_has_the_old_epoch_and_is_qua
     assert found.offences == []
     # The same judgement finds the overlap there is: it can fail, and the gates are what holds.
     assert not found.handover(is_guarded_one=False).is_valid
+    # What was acknowledged in the very moment of the cut may have been streamed before it.
+    certain = found.failover["emergency"]["loss"]["target"]["certain"]
     late = found.of_region(is_guarded_one=False)
-    assert {w.key for w in late} <= found.kept
+    past = {w.key for w in late if w.revision is None or w.revision > certain}
+    assert past
+    assert past <= found.kept
 
 
 @pytest.mark.asyncio(loop_scope="module")
