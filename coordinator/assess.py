@@ -13,10 +13,10 @@ from coordinator.failover.repository import FailoverRepository
 from coordinator.governance.preflight import Situation
 from coordinator.mesh import Mesh, read_mesh
 from coordinator.registry import require_members
-from coordinator.shared_reads import SharedReads
 from meshkit.clock import Clock
 from meshkit.errors import Conflict, MeshError
 from meshkit.names import ClusterName, FailoverId, GroupName
+from meshkit.shared_reads import SharedReads
 from meshkit.store.port import Store, StoreStatus
 
 
@@ -28,7 +28,7 @@ class MeshReads:
     status: SharedReads[StoreStatus | None]
 
     @classmethod
-    def of(cls, store: Store) -> Self:
+    def of(cls, store: Store, clock: Clock) -> Self:
         """Return the readings of one store."""
 
         async def mesh() -> Mesh:
@@ -40,7 +40,7 @@ class MeshReads:
             except MeshError:
                 return None
 
-        return cls(mesh=SharedReads(mesh), status=SharedReads(status))
+        return cls(mesh=SharedReads(mesh, clock=clock), status=SharedReads(status, clock=clock))
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -54,7 +54,7 @@ class Assessor:
 
     @reads.default
     def _own_reads(self) -> MeshReads:
-        return MeshReads.of(self.store)
+        return MeshReads.of(self.store, self.clock)
 
     async def situation(
         self,

@@ -18,6 +18,7 @@ from coordinator.automatic.keeper import AutomaticKeeper
 from coordinator.copies import Copies
 from coordinator.failover.driver import Driver
 from coordinator.failover.past import PastFailovers
+from coordinator.failover.precedence import Precedence
 from coordinator.failover.record import ActiveFailover, Failover
 from coordinator.failover.repository import FailoverRepository
 from coordinator.governance.preflight import preview
@@ -150,10 +151,11 @@ class Crew:
     lookout: Lookout = attrs.field(init=False)
     """What is seen of sources; shared with what begins failovers by itself."""
     _rescue: Rescue = attrs.field(init=False)
+    _precedence: Precedence = attrs.field(init=False)
 
     @_reads.default
     def _reads_of_the_store(self) -> MeshReads:
-        return MeshReads.of(self.store)
+        return MeshReads.of(self.store, self.clock)
 
     @_answers.default
     def _mirror_of_answers(self) -> PrefixMirror:
@@ -171,6 +173,10 @@ class Crew:
             lookout=self.lookout,
             clock=self.clock,
         )
+
+    @_precedence.default
+    def _new_precedence(self) -> Precedence:
+        return Precedence(clock=self.clock)
 
     async def run(self) -> None:
         """Find running failovers and drive them, until cancelled."""
@@ -248,6 +254,7 @@ class Crew:
             check_again=self._check_again,
             compare=self.copies.before_failover,
             rescue=self._rescue,
+            precedence=self._precedence,
         )
         self._by_group.setdefault(group, {})[failover] = driver
         self.tasks.create_task(self._run(driver))

@@ -67,7 +67,8 @@ class Examiner:
 
     async def _read(self, request: VerifyRequest) -> AsyncIterator[ToVerifier]:
         revision = Revision(request.sequence)
-        segment = (await load_segments(self._store, revision)).newest(request.group)
+        segments = await load_segments(self._store, revision, group=request.group)
+        segment = segments.newest(request.group)
         if segment is None or segment.epoch != request.epoch or not segment.is_open:
             text = (
                 f"{request.group} was not open in {self._cluster} in epoch {request.epoch}"

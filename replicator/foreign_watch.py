@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import attrs
@@ -22,6 +23,7 @@ from meshkit.model import Group
 from meshkit.names import GroupName
 from meshkit.ordinals import ABSENT, Revision, Sequence
 from meshkit.regional import Fence, FenceMode
+from meshkit.shared_reads import SharedReads
 from meshkit.store.port import Change, RevisionChanges
 from meshkit.store.txn import (
     Committed,
@@ -208,6 +210,8 @@ class ForeignWatch:
         self._changed = asyncio.Event()
         self._positions = AwaitedPositions()
         self._may_look_back = True
+        # Groups that leave together ask together.
+        self._head = SharedReads(partial(head_of, region.regional))
 
     async def untouched(
         self, group: GroupName, prefixes: Iterable[bytes], after: Sequence, *, deletes: bool = False
@@ -216,7 +220,7 @@ class ForeignWatch:
 
         Now is the revision that the region's etcd has when asked.
         """
-        head = await head_of(self.region.regional)
+        head = await self._head.read()
         while self._fold.local.seen < head:
             await self._positions.until(Sequence(head))
         return self._fold.local.untouched(group, prefixes, Revision(after), deletes=deletes)

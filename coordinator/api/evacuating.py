@@ -83,10 +83,7 @@ class Evacuating:
                 operations=operations,
                 begun_before=await self._begun_before(groups, request),
             )
-            rows: list[Json] = []
-            for start in range(0, len(groups), AT_ONCE_MAX):
-                some = groups[start : start + AT_ONCE_MAX]
-                rows += await asyncio.gather(*(one.begin(group) for group in some))
+            rows: list[Json] = await asyncio.gather(*(one.begin(group) for group in groups))
         rows = await self._with_running(rows)
         return {
             "cluster": cluster,
@@ -193,9 +190,14 @@ class _OneByOne:
     peer: PeerIdentity
     operations: Operations
     begun_before: frozenset[GroupName] = frozenset()
+    turns: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(AT_ONCE_MAX))
 
     async def begin(self, group: GroupName) -> Json:
         """Begin the failover of one group and say what became of that; never raises for it."""
+        async with self.turns:
+            return await self._begin(group)
+
+    async def _begin(self, group: GroupName) -> Json:
         target: ClusterName | None = None
         try:
             if group not in self.begun_before:

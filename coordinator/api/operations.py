@@ -74,7 +74,7 @@ class Operations:
 
     @_reads.default
     def _reads_of_the_store(self) -> MeshReads:
-        return MeshReads.of(self.store)
+        return MeshReads.of(self.store, self.clock)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -244,7 +244,6 @@ class Operations:
             Conflict: another epoch than expected, or another failover is running.
             ChecksFailed: a check stands in the way; it is in the audit.
         """
-        (await self._reads.mesh.read()).group(group)
         failover = beginning.failover_id_of(group, request.request_id)
         repeated = await self._repeated(group, failover, request, peer)
         if repeated is not None:
@@ -355,6 +354,7 @@ class Operations:
         deadline_ms = self.clock.now_ms() + REPORT_PATIENCE_MS
         while True:
             mesh = await self._reads.mesh.read()
+            mesh.group(group)
             authority = mesh.authorities.get(group)
             target = beginning.target(group, request, authority.record if authority else None)
             assessor = self._assessor(self._failovers())

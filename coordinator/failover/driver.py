@@ -21,6 +21,7 @@ import structlog
 from coordinator import comparison
 from coordinator.failover import machine
 from coordinator.failover.described import described
+from coordinator.failover.precedence import Precedence, may_wait
 from coordinator.failover.record import FENCE, Failover, Phase
 from coordinator.failover.repository import (
     AuthorityMovedElsewhere,
@@ -88,12 +89,18 @@ class Driver:
     check_again: CheckAgain
     compare: Compare
     rescue: Rescuer
+    precedence: Precedence = attrs.field()
+    """Shared by the failovers that one coordinator drives."""
     _changed: Signal = attrs.field(factory=Signal, init=False)
     _revision_seen: Revision = attrs.field(default=ABSENT, init=False)
     _revision_loaded: Revision = attrs.field(default=ABSENT, init=False)
     """What is driven on from: to hear of that one again is no news."""
     _must_reload: bool = attrs.field(default=False, init=False)
     _deadlines: dict[str, int] = attrs.field(factory=dict, init=False)
+
+    @precedence.default
+    def _alone(self) -> Precedence:
+        return Precedence(clock=self.clock)
 
     def on_record(self, revision: Revision) -> None:
         """Note that the record was stored at `revision`, perhaps by somebody else."""
@@ -116,6 +123,12 @@ class Driver:
         Raises:
             TermEnded: another coordinator leads and drives on.
         """
+        try:
+            return await self._run()
+        finally:
+            self.precedence.leave(self.failover)
+
+    async def _run(self) -> Phase | None:
         log = _log.bind(failover_id=self.failover, group=self.group)
         loaded: Loaded | None = None
         while True:
@@ -126,6 +139,7 @@ class Driver:
                 if loaded is None or loaded.record.phase.is_final:
                     return loaded.record.phase if loaded else None
                 self._revision_loaded = loaded.revision
+                self.precedence.note(loaded.record)
                 event = await self._next_event(loaded)
                 if event is not None:
                     loaded = await self._remember(loaded, event)
@@ -253,6 +267,8 @@ class Driver:
         first = machine.advance(before.record, event, now_ms=now_ms)
         if first is before.record:
             return before
+        if may_wait(first) and not may_wait(before.record):
+            await self.precedence.let_pass(self.failover)
         after, passed = self._go_on(before, first, now_ms=now_ms)
         what = ", ".join([described(before.record, event), *passed])
         step = machine.step_in_hand(before.record).name

@@ -58,6 +58,7 @@ class FakeRegion:
     log: Log
     fences: dict[GroupName, GroupFence] = attrs.field(factory=dict)
     silent: set[CommandStep] = attrs.field(factory=set)
+    deaf: set[GroupName] = attrs.field(factory=set)
     refuses: dict[CommandStep, str] = attrs.field(factory=dict)
     obeyed: list[str] = attrs.field(factory=list)
     compares: bool = True
@@ -121,7 +122,9 @@ class FakeRegion:
     async def on_command(self, command: Command, token: Token) -> None:
         """Obey a command, unless a newer one was; repeat the answer to the same one."""
         fence = self.fence(command.group)
-        if command.step in self.silent or token < fence.command_token:
+        if command.step in self.silent or command.group in self.deaf:
+            return
+        if token < fence.command_token:
             return
         if command.step in self.refuses:
             await self._answer(command, token, refused=self.refuses[command.step])

@@ -5,9 +5,9 @@ import asyncio
 import attrs
 import pytest
 
-from coordinator.shared_reads import SharedReads
-from meshkit.clock import settle
+from meshkit.clock import ManualClock, settle
 from meshkit.errors import Unreachable
+from meshkit.shared_reads import REST, REST_MS_MAX, SharedReads
 
 
 @attrs.define
@@ -70,3 +70,43 @@ async def test_all_who_share_a_reading_learn_that_it_failed() -> None:
     for task in tasks:
         with pytest.raises(Unreachable):
             await task
+
+
+async def test_with_a_clock_a_long_reading_is_followed_by_a_rest_that_more_can_share() -> None:
+    clock, source = ManualClock(), Source()
+    shared = SharedReads(source.read, clock=clock)
+    first = asyncio.create_task(shared.read())
+    await settle()
+    await clock.advance_ms(50)
+    source.gate.set()
+    assert await first == 0
+
+    source.value = 1
+    early = asyncio.create_task(shared.read())
+    await settle()
+    await clock.advance_ms(REST * 50 - 1)
+    await settle()
+    source.value = 2
+    late = asyncio.create_task(shared.read())
+    await settle()
+    assert source.reads == 1
+    await clock.advance_ms(1)
+
+    assert await early == await late == 2
+    assert source.reads == 2
+
+
+async def test_a_reading_alone_waits_for_nothing_and_no_rest_is_longer_than_its_limit() -> None:
+    clock, source = ManualClock(), Source()
+    shared = SharedReads(source.read, clock=clock)
+    first = asyncio.create_task(shared.read())
+    await settle()
+    assert source.reads == 1
+    await clock.advance_ms(5_000)
+    source.gate.set()
+    await first
+
+    second = asyncio.create_task(shared.read())
+    await settle()
+    await clock.advance_ms(REST_MS_MAX)
+    assert await second == 0
