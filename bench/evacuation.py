@@ -174,10 +174,13 @@ async def _permits(store: EtcdStore, names: Sequence[GroupName], *, within_s: fl
     """Wait until every group may be written to at this cluster, or until time is up."""
     deadline = time.monotonic() + within_s
     wanted = {RegionalKeys.permit(name) for name in names}
+    permits = prefix_range(RegionalKeys.permits)
     while time.monotonic() < deadline:
-        found = await store.range(prefix_range(RegionalKeys.permits), keys_only=True)
-        if wanted <= {item.key for item in found.items}:
-            return
+        # Counting costs the measured etcd next to nothing; 1,000 keys twenty times a second do not.
+        if (await store.range(permits, count_only=True)).count >= len(wanted):
+            found = await store.range(permits, keys_only=True)
+            if wanted <= {item.key for item in found.items}:
+                return
         await asyncio.sleep(0.05)
 
 

@@ -212,7 +212,7 @@ class Crew:
         async with self.store.watch(prefix_range(Keys.failovers), start=start) as items:
             async for item in items:
                 if isinstance(item, RevisionChanges):
-                    for change in item.changes:
+                    for change in sorted(item.changes, key=lambda change: change.key):
                         self._on_failover(change)
 
     def _on_failover(self, change: Change) -> None:
@@ -221,11 +221,11 @@ class Crew:
         match parts_below(Keys.failovers, change.key):
             case (group, "active"):
                 active = decode(ActiveFailover, change.item.value)
-                self._drive(GroupName(group), active.id)
+                self._drive(GroupName(group), active.id, is_new=True)
             case (group, "records", failover):
                 driver = self._by_group.get(GroupName(group), {}).get(FailoverId(failover))
                 if driver is not None:
-                    driver.on_record(change.item.mod_revision)
+                    driver.on_record(change.item)
 
     def _on_answers(self, keys: frozenset[bytes]) -> None:
         for group in {GroupName(last_part(key)) for key in keys}:
@@ -242,7 +242,7 @@ class Crew:
             _log.warning("answer.unreadable", cluster=cluster, group=group, why=str(error))
             return None
 
-    def _drive(self, group: GroupName, failover: FailoverId) -> None:
+    def _drive(self, group: GroupName, failover: FailoverId, *, is_new: bool = False) -> None:
         if failover in self._by_group.get(group, {}):
             return
         driver = Driver(
@@ -255,6 +255,7 @@ class Crew:
             compare=self.copies.before_failover,
             rescue=self._rescue,
             precedence=self._precedence,
+            is_new=is_new,
         )
         self._by_group.setdefault(group, {})[failover] = driver
         self.tasks.create_task(self._run(driver))

@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import attrs
+
+from coordinator import comparison
 from coordinator.api import views
 from coordinator.api.bodies import FailoverRequest
+from coordinator.failover import machine
+from coordinator.failover.passing import Known, begun_checked
 from coordinator.failover.plan import PLANNED_1
 from coordinator.failover.record import Failover, FailoverKind
+from coordinator.failover.transition import Beside
 from coordinator.governance.audit import Act
-from coordinator.governance.preflight import Preview, Situation
+from coordinator.governance.preflight import Preview, Situation, how_close
 from coordinator.mesh import Mesh, Seen
 from meshkit.errors import Conflict, InvalidInput, Refused
+from meshkit.keys import CoordinationKeys as Keys
 from meshkit.model import Authority
 from meshkit.names import ClusterName, FailoverId, GroupName
+from meshkit.store.txn import Exists
 
 Json = dict[str, Any]
 
@@ -117,6 +125,31 @@ def record(
         expect_epoch=request.expect_epoch,
         waivers=request.waive,
     )
+
+
+@attrs.frozen(kw_only=True)
+class Begun:
+    """A record to be stored first, what is said of it, and on what else that depends."""
+
+    record: Failover
+    what: str = "began"
+    beside: Beside | None = None
+
+
+def begun(record: Failover, checked: Situation | None, *, now_ms: int) -> Begun:
+    """Return how a failover begins.
+
+    What was `checked` this moment is not checked again, and what comes after it may begin at once:
+    perhaps the pause. That only while a coordinator leads, since nobody else would end it.
+    """
+    if checked is None:
+        return Begun(record=machine.begin(record, now_ms=now_ms))
+    verdict = comparison.judge(record, checked.copy, now_ms=checked.now_ms)
+    equal = verdict.detail if isinstance(verdict, comparison.Satisfied) else ""
+    known = Known(equal=equal, close=how_close(checked))
+    first, passed = begun_checked(record, known, now_ms=now_ms)
+    led = Beside(guards=(Exists(Keys.coordinator_leader),), operations=())
+    return Begun(record=first, what=", ".join(("began", *passed)), beside=led)
 
 
 def began(begun: Failover, *, actor: str) -> Act:

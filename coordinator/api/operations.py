@@ -16,7 +16,6 @@ from coordinator.api.steering import Steering
 from coordinator.api.stream_views import streams_view
 from coordinator.assess import Assessor, MeshReads
 from coordinator.automatic.policy import check_policy
-from coordinator.failover import machine
 from coordinator.failover.past import PastFailovers
 from coordinator.failover.record import Failover, FailoverKind
 from coordinator.failover.repository import FailoverRepository, FailoverRunning, Loaded, Superseding
@@ -36,9 +35,6 @@ from meshkit.store.port import Commits, Store
 from meshkit.store.txn import Get, prefix_range
 
 Json = dict[str, Any]
-
-ATTEMPTS_MAX = 5
-"""How often an abort or resume is tried while the record moves under it."""
 
 AUDIT_ENTRIES_MAX = 500
 
@@ -268,7 +264,7 @@ class Operations:
         record = beginning.record(
             failover, request, situation, authority=authority, mesh=mesh, requested_by=peer.name
         )
-        return await self._begin(record, request, peer)
+        return await self._begin(record, request, peer, checked=situation)
 
     async def _begin(
         self,
@@ -277,16 +273,24 @@ class Operations:
         peer: PeerIdentity,
         *,
         superseding: Superseding | None = None,
+        checked: Situation | None = None,
     ) -> Done:
-        begun = machine.begin(record, now_ms=self.clock.wall_ms())
-        acts = [beginning.began(record, actor=str(peer))]
+        begun = beginning.begun(record, checked, now_ms=self.clock.wall_ms())
         try:
-            loaded = await self._failovers().begin(begun, acts=acts, superseding=superseding)
+            loaded = await self._failovers().begin(
+                begun.record,
+                acts=[beginning.began(record, actor=str(peer))],
+                superseding=superseding,
+                beside=begun.beside,
+                what=begun.what,
+            )
         except RevisionConflict:
             repeated = await self._repeated(record.group, record.id, request, peer)
-            if repeated is None:
+            if repeated is not None:
+                return repeated
+            if checked is None:
                 raise
-            return repeated
+            return await self._begin(record, request, peer, superseding=superseding)
         view = views.failover_view(loaded.record, loaded.revision)
         return Done(body={"changed": True, "failover": view}, is_begun=True)
 
@@ -314,8 +318,9 @@ class Operations:
         running = await self._failovers().find_active(group)
         if request.planned_first and running is None:
             judged = preview(situation, waivers=request.waive)
+            first = rescuing.planned_first(record, request, situation, judged)
             return await self._begin(
-                rescuing.planned_first(record, request, situation, judged), request, peer
+                first, request, peer, checked=None if judged.failed else situation
             )
         judged = rescue_preview(situation, waivers=request.waive)
         if judged.failed:

@@ -6,7 +6,8 @@ reacts to answers and to changes of the record at once, and polls nothing.
 Time limits run on this process's monotonic clock. A successor begins a step's time anew (slower,
 never wrong); but the pause budget it begins with what the wall clock says is left of it, so that
 a chain of dying coordinators cannot pause writes for ever. A wrong wall clock can only end the
-pause early, which undoes the drain.
+pause early, which undoes the drain; and of a failover that has only just begun, by no more than
+half of its budget, since whoever began it may have another clock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import attrs
 import structlog
 
 from coordinator import comparison
-from coordinator.failover import machine
+from coordinator.failover import machine, passing
 from coordinator.failover.described import described
 from coordinator.failover.precedence import Precedence, may_wait
 from coordinator.failover.record import FENCE, Failover, Phase
@@ -27,6 +28,7 @@ from coordinator.failover.repository import (
     AuthorityMovedElsewhere,
     FailoverRepository,
     Loaded,
+    loaded_of,
 )
 from fencing.patience import Signal
 from meshkit import failpoints
@@ -35,6 +37,7 @@ from meshkit.commands import Answer
 from meshkit.errors import MeshError, RevisionConflict, TermEnded
 from meshkit.names import ClusterName, FailoverId, GroupName
 from meshkit.ordinals import ABSENT, Revision, Token
+from meshkit.store.txn import KeyValue
 
 _log = structlog.get_logger()
 
@@ -48,9 +51,6 @@ _LIVES = (
     "the source neither answered nor let its proof of life run out: it renews its leases but does"
     " not obey. To go on without knowing that it has stopped: --no-fence-wait"
 )
-
-NOTHING_TO_DO = {"approve": "policy asks for no approval", "settle": "", "consent": ""}
-"""Steps of the coordinator's own that are passed in the transition that reaches them."""
 
 AnswerOf = Callable[[ClusterName, GroupName], Answer | None]
 CheckAgain = Callable[[Failover], Awaitable[str]]
@@ -91,10 +91,13 @@ class Driver:
     rescue: Rescuer
     precedence: Precedence = attrs.field()
     """Shared by the failovers that one coordinator drives."""
+    is_new: bool = False
+    """Whether it was begun while this coordinator led."""
     _changed: Signal = attrs.field(factory=Signal, init=False)
     _revision_seen: Revision = attrs.field(default=ABSENT, init=False)
     _revision_loaded: Revision = attrs.field(default=ABSENT, init=False)
     """What is driven on from: to hear of that one again is no news."""
+    _seen: KeyValue | None = attrs.field(default=None, init=False)
     _must_reload: bool = attrs.field(default=False, init=False)
     _deadlines: dict[str, int] = attrs.field(factory=dict, init=False)
 
@@ -102,10 +105,11 @@ class Driver:
     def _alone(self) -> Precedence:
         return Precedence(clock=self.clock)
 
-    def on_record(self, revision: Revision) -> None:
-        """Note that the record was stored at `revision`, perhaps by somebody else."""
-        self._revision_seen = max(self._revision_seen, revision)
-        if revision > self._revision_loaded:
+    def on_record(self, item: KeyValue) -> None:
+        """Note what was stored as the record, perhaps by somebody else."""
+        self._revision_seen = max(self._revision_seen, item.mod_revision)
+        if item.mod_revision > self._revision_loaded:
+            self._seen = item
             self._changed.notify()
 
     def on_gap(self) -> None:
@@ -134,8 +138,7 @@ class Driver:
         while True:
             try:
                 if loaded is None or self._is_stale(loaded):
-                    self._must_reload = False
-                    loaded = await self.failovers.load(self.group, self.failover)
+                    loaded = await self._load()
                 if loaded is None or loaded.record.phase.is_final:
                     return loaded.record.phase if loaded else None
                 self._revision_loaded = loaded.revision
@@ -151,6 +154,17 @@ class Driver:
                 log.warning("failover.delayed", why=str(error))
                 loaded = None
                 await self.clock.sleep_ms(RETRY_MS)
+
+    async def _load(self) -> Loaded | None:
+        """Return the record as it was last heard of, if that is news, else as it is.
+
+        Whatever is made of one that is not the newest any more is refused when it is stored.
+        """
+        seen, self._seen = self._seen, None
+        if seen is not None and seen.mod_revision > self._revision_loaded and not self._must_reload:
+            return loaded_of(seen)
+        self._must_reload = False
+        return await self.failovers.load(self.group, self.failover)
 
     # --- what happens --------------------------------------------------------------------------
 
@@ -188,9 +202,9 @@ class Driver:
 
     async def _perform(self, loaded: Loaded, step: str) -> machine.Event | None:
         record = loaded.record
-        passed = _passed(record, step)
-        if passed is not None:
-            return passed
+        done = passing.passed(record, step)
+        if done is not None:
+            return done
         if step == comparison.CHECK:
             return await self._unless_stale(loaded, self.compare(record))
         if step == "state_loss":
@@ -255,7 +269,9 @@ class Driver:
         if timer.key not in self._deadlines:
             spent_ms = 0
             if timer.since_ms is not None:
-                spent_ms = min(max(0, self.clock.wall_ms() - timer.since_ms), timer.limit_ms)
+                # Of one that has only just begun the rest is a difference of clocks.
+                most_ms = timer.limit_ms // 2 if self.is_new else timer.limit_ms
+                spent_ms = min(max(0, self.clock.wall_ms() - timer.since_ms), most_ms)
             self._deadlines[timer.key] = self.clock.now_ms() + timer.limit_ms - spent_ms
         return self._deadlines[timer.key]
 
@@ -295,7 +311,9 @@ class Driver:
             match machine.decide(after):
                 case machine.MoveAuthority():
                     event = machine.AuthorityMoved(token=_token(before))
-                case machine.Perform(step=step) if (done := _passed(after, step)) is not None:
+                case machine.Perform(step=step) if (
+                    done := passing.passed(after, step)
+                ) is not None:
                     event = done
                 case _:
                     return after, passed
@@ -311,21 +329,6 @@ class Driver:
 
 def _token(loaded: Loaded) -> Token:
     return Token(incarnation=loaded.record.incarnation, revision=loaded.revision)
-
-
-def _passed(record: Failover, step: str) -> machine.StepDone | None:
-    """Return the passing of a step that needs nothing but storing, or None if it needs more."""
-    if step == comparison.CHECK:
-        reason = comparison.is_passed(record)
-        if not reason:
-            return None
-    elif step in NOTHING_TO_DO:
-        reason = NOTHING_TO_DO[step]
-    else:
-        return None
-    return machine.StepDone(
-        step=step, detail=f"skipped: {reason}" if reason else "", skipped=bool(reason)
-    )
 
 
 def _silence(cluster: ClusterName, timer: machine.Timer) -> str:

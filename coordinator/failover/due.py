@@ -69,6 +69,13 @@ def step_in_hand(record: Failover) -> Step:
     return step
 
 
+def may_skip(record: Failover, step: str) -> bool:
+    """Return whether the step in hand is this one, and may be passed: nobody was asked yet."""
+    in_hand, awaiting = step_in_hand(record), record.awaiting
+    is_unasked = awaiting is not None and awaiting.revision == ABSENT
+    return in_hand.may_skip and in_hand.name == step and is_unasked and not record.undoing
+
+
 def plan_of(record: Failover) -> Plan:
     """Return the plan the record names."""
     return plan_named(record.plan)

@@ -58,7 +58,7 @@ class Timer:
 
 @attrs.frozen(kw_only=True)
 class StepDone:
-    """A step of the coordinator's own was carried out, or skipped for a reason in `detail`."""
+    """A step of the coordinator's own was carried out, or one was skipped: `detail` says why."""
 
     step: str
     detail: str = ""

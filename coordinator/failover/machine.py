@@ -17,6 +17,7 @@ from coordinator.failover.asking import addressee, lineage_of
 from coordinator.failover.due import (
     command_to_put,
     decide,
+    may_skip,
     missing_consent,
     plan_of,
     step_in_hand,
@@ -258,15 +259,14 @@ def _on_pivot(record: Failover, token: Token, *, now_ms: int) -> Failover:
 
 def _on_own_step(record: Failover, event: StepDone | StepFailed, *, now_ms: int) -> Failover:
     expected = decide(record)
-    is_pivot_failure = expected == MoveAuthority() and isinstance(event, StepFailed)
-    if expected != Perform(step=event.step) and not is_pivot_failure:
+    if isinstance(event, StepFailed):
+        is_due = expected in (Perform(step=event.step), MoveAuthority())
+        return _again(record, event.detail, now_ms=now_ms) if is_due else record
+    is_skip = event.skipped and may_skip(record, event.step)
+    if expected != Perform(step=event.step) and not is_skip:
         return record
-    match event:
-        case StepDone(detail=detail, skipped=skipped):
-            status = StepStatus.SKIPPED if skipped else StepStatus.DONE
-            return _onward(record, status=status, detail=detail, now_ms=now_ms)
-        case StepFailed(detail=detail):
-            return _again(record, detail, now_ms=now_ms)
+    status = StepStatus.SKIPPED if event.skipped else StepStatus.DONE
+    return _onward(record, status=status, detail=event.detail, now_ms=now_ms)
 
 
 def _onward(

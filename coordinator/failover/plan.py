@@ -52,6 +52,8 @@ class Step:
     goes_on: bool = False
     """Whether the failover goes on without the answer: whoever was asked may be dead for good. The
     command stays, and is obeyed whenever they come back."""
+    may_skip: bool = False
+    """Whether whoever knows that it would change nothing may pass it, before its command is put."""
 
     @property
     def is_remote(self) -> bool:
@@ -87,7 +89,7 @@ PLANNED_1 = Plan(
         Step(name="check"),
         Step(name="approve"),
         Step(name="verify"),
-        Step(name="catch_up", party=Party.SOURCE, limit=Limit.CATCH_UP),
+        Step(name="catch_up", party=Party.SOURCE, limit=Limit.CATCH_UP, may_skip=True),
         Step(name="drain", party=Party.SOURCE, undo=UNDRAIN, limit=Limit.PAUSE),
         Step(name="converge", party=Party.TARGET, limit=Limit.PAUSE),
         Step(name="pivot", limit=Limit.PAUSE),

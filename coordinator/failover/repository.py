@@ -55,6 +55,9 @@ ATTEMPTS_MAX = 8
 """How often one transition is tried while only the audit's tip or the routing moved under it."""
 
 RETRY_MS = 200
+NOTHING_AROUND = Surroundings(tip=Tip(), authority=None, routing=None)
+"""For a transition that neither moves authority nor has anything to say to the audit."""
+
 GETS_MAX = 100
 """Reads in one transaction; below etcd's limit of 128."""
 
@@ -118,6 +121,7 @@ class FailoverRepository:
         acts: Sequence[Act] = (),
         superseding: Superseding | None = None,
         beside: Beside | None = None,
+        what: str = "began",
     ) -> Loaded:
         """Store a new failover as the one that runs for its group, or in place of the one that did.
 
@@ -127,7 +131,7 @@ class FailoverRepository:
         """
         nothing = Loaded(record=attrs.evolve(record, transitions=0), revision=ABSENT)
         if superseding is None:
-            return await self._store(nothing, record, what="began", acts=acts, beside=beside)
+            return await self._store(nothing, record, what=what, acts=acts, beside=beside)
         before = superseding.before
         ended = attrs.evolve(superseding.ended, transitions=before.record.transitions + 1)
         superseding = Superseding(before=before, ended=ended)
@@ -174,7 +178,7 @@ class FailoverRepository:
         group, now_ms = after.group, self.clock.wall_ms()
         event = FailoverEvent(number=after.transitions, at_ms=now_ms, what=what, record=after)
         for _ in range(ATTEMPTS_MAX):
-            around = self._around.get(group) or await self._read_surroundings(group)
+            around = await self._surroundings(before, after, is_audited=bool(acts))
             audit = appending(group, around.tip, acts, now_ms=now_ms) if acts else None
             txn = transition(
                 before,
@@ -249,6 +253,18 @@ class FailoverRepository:
             stored = with_revision(after, item.mod_revision)
             return Loaded(record=stored, revision=item.mod_revision)
 
+    async def _surroundings(
+        self, before: Loaded, after: Failover, *, is_audited: bool
+    ) -> Surroundings:
+        """Return what this transition writes beside the record; most need nothing of it."""
+        kept = self._around.get(after.group)
+        moves = after.authority_moved and not before.record.authority_moved
+        if moves and (kept is None or not kept.shows(after.authority_revision)):
+            return await self._read_surroundings(after.group)
+        if kept is None and is_audited:
+            return await self._read_surroundings(after.group)
+        return kept or NOTHING_AROUND
+
     async def _read_surroundings(self, group: GroupName) -> Surroundings:
         gets = (tip_read(group), Get(Keys.authority(group)), Get(Keys.routing(group)))
         _, (tip, authority, routing) = await read_at_once(self.commits, gets)
@@ -268,13 +284,14 @@ class FailoverRepository:
         before: Loaded,
         after: Failover,
     ) -> None:
-        """Remember the tip we have just written; forget what the pivot changed."""
-        if after.phase.is_final or after.authority_moved != before.record.authority_moved:
+        """Remember the tip we have just written; from the pivot on nothing else is needed."""
+        if after.phase.is_final:
             self._around.pop(group, None)
         elif audit is not None:
             tip = Tip(tip=audit.tip, revision=revision)
-            self._around[group] = attrs.evolve(around, tip=tip)
-        else:
+            kept = NOTHING_AROUND if after.authority_moved else around
+            self._around[group] = attrs.evolve(kept, tip=tip)
+        elif around is not NOTHING_AROUND:
             self._around[group] = around
 
 

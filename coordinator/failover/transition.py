@@ -54,6 +54,10 @@ class Surroundings:
     authority: KeyValue | None
     routing: KeyValue | None
 
+    def shows(self, authority: Revision) -> bool:
+        """Return whether the authority in here is the one of that revision."""
+        return self.authority is not None and self.authority.mod_revision == authority
+
 
 @attrs.frozen(kw_only=True)
 class Superseding:
@@ -165,7 +169,7 @@ def _pivot(after: Failover, around: Surroundings) -> tuple[list[Guard], list[Ope
         active=after.target,
         lineage=lineage_of(after),
     )
-    if around.authority is None or around.authority.mod_revision != after.authority_revision:
+    if not around.shows(after.authority_revision):
         raise AuthorityMovedElsewhere(f"the authority of group {group} changed meanwhile")
     if around.routing is None:
         raise AuthorityMovedElsewhere(f"the routing of group {group} is gone")

@@ -26,6 +26,9 @@ from meshkit.verification import VerifyOutcome
 STATUS_AGE_MS_MAX = 15_000
 """A report older than this counts as none. Wide, because two regions' wall clocks differ."""
 
+CLOSE_AGE_MS_MAX = 2_000
+"""A lag that was reported longer ago says nothing of now; nor does one by a clock that far off."""
+
 CERTIFICATE_MS_MIN = 3_600_000
 PAUSE_OVERHEAD_MS = 150
 """What a pause takes beside the lag: drain, converge, pivot, open; a few round trips."""
@@ -245,6 +248,21 @@ def _lag(situation: Situation) -> Check:
         return checked("lag", False, detail, waivable=True)
     detail = f"{lag.lag_ms} ms behind (streaming), at most {lag_ms_max} ms allowed"
     return checked("lag", lag.lag_ms <= lag_ms_max, detail, waivable=True)
+
+
+def how_close(situation: Situation) -> str:
+    """Return how close the target was a moment ago, if so close that writes may be paused.
+
+    Nothing if it was not, or nobody has said so lately. If it has fallen behind meanwhile, writes
+    are paused for longer, and within the pause budget.
+    """
+    stream, lag = situation.stream, _lag_of(situation)
+    if stream is None or abs(situation.now_ms - stream.at_ms) > CLOSE_AGE_MS_MAX:
+        return ""
+    if lag.state is not StreamState.STREAMING or lag.greatest_ms is None:
+        return ""
+    is_close = lag.greatest_ms <= situation.group.policy.catch_up_lag_ms_max
+    return f"{lag.greatest_ms} ms behind at most" if is_close else ""
 
 
 def _copy_checks(situation: Situation) -> tuple[Check, ...]:

@@ -6,13 +6,15 @@ import attrs
 import pytest
 
 from coordinator.failover import machine
+from coordinator.failover.passing import Known, begun_checked
 from coordinator.failover.plan import PLANNED_1
-from coordinator.failover.record import Failover, FailoverKind, Phase, with_revision
+from coordinator.failover.record import Failover, FailoverKind, Phase, StepStatus, with_revision
 from meshkit.codec import decode, encode
 from meshkit.commands import Answer, AnswerOutcome, CommandStep
 from meshkit.errors import NewerSchema, Refused
+from meshkit.model import GroupPolicy, VerifyMode
 from meshkit.names import FailoverId
-from meshkit.ordinals import Epoch, Incarnation, Revision, Sequence, Token
+from meshkit.ordinals import ABSENT, Epoch, Incarnation, Revision, Sequence, Token
 from tests.coordinator.fake_region import ORDERS, A, B
 
 INC = Incarnation("x")
@@ -83,6 +85,48 @@ def test_an_answer_with_another_token_is_old_news(step: str) -> None:
     ):
         assert machine.advance(record, answer(record, token=token), now_ms=0) is record
     assert machine.advance(record, answer(record), now_ms=0) is not record
+
+
+def test_only_the_catching_up_may_be_skipped_and_only_before_it_is_asked_for() -> None:
+    """What was asked is waited for: its answer may be under way."""
+    asked = at("catch_up")
+    assert asked.awaiting is not None
+    unasked = attrs.evolve(asked, awaiting=attrs.evolve(asked.awaiting, revision=ABSENT))
+    skip = machine.StepDone(step="catch_up", skipped=True)
+
+    skipped = machine.advance(unasked, skip, now_ms=0)
+
+    assert machine.step_in_hand(skipped).name == "drain"
+    assert skipped.history[-2].status is StepStatus.SKIPPED
+    assert machine.advance(asked, skip, now_ms=0) is asked
+    done = machine.StepDone(step="catch_up")
+    assert machine.advance(unasked, done, now_ms=0) is unasked
+    for name in ("drain", "converge", "open", "reverse"):
+        other = at(name)
+        assert other.awaiting is not None
+        other = attrs.evolve(other, awaiting=attrs.evolve(other.awaiting, revision=ABSENT))
+        step = machine.StepDone(step=name, skipped=True)
+        assert machine.advance(other, step, now_ms=0) is other
+
+
+def test_what_is_known_when_it_begins_is_not_done_again() -> None:
+    """As far as the first step that somebody else has to take."""
+    new = attrs.evolve(fresh(), history=())
+
+    def begun(record: Failover, **known: str) -> tuple[str, tuple[str, ...]]:
+        first, words = begun_checked(record, Known(**known), now_ms=0)
+        return machine.step_in_hand(first).name, words
+
+    unverified = attrs.evolve(new, policy=GroupPolicy(verify=VerifyMode.OFF))
+    passed = ("check done", "approve skipped")
+    assert begun(new) == ("verify", passed)
+    assert begun(new, close="near") == ("verify", passed)
+    assert begun(new, equal="equal") == ("catch_up", (*passed, "verify done"))
+    assert begun(unverified) == ("catch_up", (*passed, "verify skipped"))
+    assert begun(unverified, close="near") == (
+        "drain",
+        (*passed, "verify skipped", "catch_up skipped"),
+    )
 
 
 @pytest.mark.parametrize("name", PLANNED_1.step_names)

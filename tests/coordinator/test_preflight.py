@@ -6,7 +6,13 @@ import attrs
 import pytest
 
 from coordinator.governance.check import Level, lasting
-from coordinator.governance.preflight import CHECK_NAMES, Situation, preview
+from coordinator.governance.preflight import (
+    CHECK_NAMES,
+    CLOSE_AGE_MS_MAX,
+    Situation,
+    how_close,
+    preview,
+)
 from meshkit.model import (
     Authority,
     ClusterDescriptor,
@@ -199,6 +205,19 @@ def test_nothing_stands_in_the_way_of_a_healthy_mesh() -> None:
 def test_what_is_wrong_or_unknown_fails_its_check(changes, name: str) -> None:
     """Unknown is never taken for good."""
     assert name in failed(**changes)
+
+
+def test_a_target_is_close_if_its_lag_is_within_policy_at_most_and_was_told_just_now() -> None:
+    """Else writes would be paused before it has caught up."""
+    near, edge, far = stream(lag_ms=12), stream(lag_ms=195), stream(lag_ms=196)
+    old = attrs.evolve(near, at_ms=NOW - CLOSE_AGE_MS_MAX - 1)
+    ahead = attrs.evolve(near, at_ms=NOW + CLOSE_AGE_MS_MAX + 1)
+    parked = stream(state=StreamState.STALLED, lag_ms=12)
+
+    assert how_close(attrs.evolve(good(), stream=near)) == "17 ms behind at most"
+    assert how_close(attrs.evolve(good(), stream=edge)) == "200 ms behind at most"
+    for other in (None, far, old, ahead, parked, stream(lag_ms=None)):
+        assert how_close(attrs.evolve(good(), stream=other)) == ""
 
 
 def test_a_check_is_waived_only_by_its_own_name() -> None:

@@ -15,6 +15,7 @@ import attrs
 from coordinator.failover import machine
 from coordinator.failover.driver import Driver, Rescuer
 from coordinator.failover.events import FenceEnded, LossStated
+from coordinator.failover.passing import Known, begun_checked
 from coordinator.failover.record import Failover, FailoverKind
 from coordinator.failover.repository import FailoverRepository
 from meshkit import asking
@@ -283,8 +284,10 @@ async def declare(here: World) -> None:
     await here.coordination.commit(Txn(operations=puts))
 
 
-async def begin(here: World, *, kind: FailoverKind, plan: str, **more: object) -> None:
-    """Store a failover from us-east to eu-west as just begun."""
+async def begin(
+    here: World, *, kind: FailoverKind, plan: str, known: Known | None = None, **more: object
+) -> None:
+    """Store a failover from us-east to eu-west as just begun; `known`: with its checks made."""
     authority = await here.coordination.get(Keys.authority(ORDERS))
     assert authority is not None
     record = Failover(
@@ -301,7 +304,9 @@ async def begin(here: World, *, kind: FailoverKind, plan: str, **more: object) -
         **more,
     )
     repository = FailoverRepository(store=here.coordination, clock=here.clock)
-    await repository.begin(machine.begin(record, now_ms=here.clock.wall_ms()))
+    now_ms = here.clock.wall_ms()
+    first = begun_checked(record, known, now_ms=now_ms)[0] if known else None
+    await repository.begin(first or machine.begin(record, now_ms=now_ms))
 
 
 async def agent(here: World, cluster: ClusterName) -> Agent:

@@ -48,6 +48,8 @@ class Rules:
     old_answers_are_dropped: bool = True
     checks_order: bool = True
     """Off in order to see the harm that falling tokens do, and not only that they fall."""
+    begins_checked: bool = False
+    """Whether failovers begin with their checks made, and so with a drain."""
 
 
 class Left(NamedTuple):
@@ -137,15 +139,16 @@ class Planned:
 
     def __init__(self, rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
-        self.records = Records()
+        self.records = Records(begins_checked=self.rules.begins_checked)
         self._begun: dict[tuple[str, int], Kept] = {}
 
     def first(self, left: Left) -> World:
         """The first failover has just begun: a serves, b has not applied the first write yet."""
-        return World(
-            kept=self.records.begin(1, A, epoch=1),
-            revision=2,
-            coordination=Coordination(1, A, 1, A, FailoverId("f1")),
+        nothing = self.records.begin(0, A, epoch=1)
+        before = World(
+            kept=nothing,
+            revision=1,
+            coordination=Coordination(1, A, 1, A, None),
             a=Region("open", 1, seen=1, permit=1),
             b=Region("superseded", 1, seen=1),
             has_a=1,
@@ -156,6 +159,9 @@ class Planned:
             pending=None,
             left=left,
         )
+        begun = self._save(before, 0, nothing, self.records.begin(1, A, epoch=1))
+        assert begun is not None, "nothing runs"
+        return begun
 
     # --- what may happen --------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import attrs
 
 from coordinator.failover import machine
+from coordinator.failover.passing import Known, begun_checked
 from coordinator.failover.record import Failover, FailoverKind, Phase, with_revision
 from coordinator.failover.transition import Loaded, Surroundings, transition
 from coordinator.governance.audit import Tip
@@ -85,7 +86,8 @@ def other(cluster: ClusterName) -> ClusterName:
 class Records:
     """Every record and command that was met, and what may become of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, begins_checked: bool = False) -> None:
+        self._begins_checked = begins_checked
         self.commands: list[Command] = []
         self._kept: dict[Failover, Kept] = {}
         self._command_ids: dict[bytes, int] = {}
@@ -104,7 +106,10 @@ class Records:
             authority_revision=Revision(epoch),
             source_token=token_of_epoch(epoch),
         )
-        return self.keep(machine.begin(record, now_ms=0))
+        if not self._begins_checked:
+            return self.keep(machine.begin(record, now_ms=0))
+        known = Known(equal="equal", close="close")
+        return self.keep(begun_checked(record, known, now_ms=0)[0])
 
     def keep(self, record: Failover) -> Kept:
         """Drop what is told to people and decides nothing: states that differ in it are one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from coordinator.failover.passing import Known
 from coordinator.failover.record import FailoverKind, Phase, StepStatus
 from meshkit.keys import CoordinationKeys as Keys
 from meshkit.model import Authority
@@ -17,6 +18,11 @@ SAVES = ("check", "verify", "catch_up", "drain", "converge", "open", "reverse")
 
 async def planned(here: World) -> None:
     await begin(here, kind=FailoverKind.PROMOTE, plan="planned/1")
+
+
+async def planned_with_a_drain(here: World) -> None:
+    known = Known(equal="equal", close="close")
+    await begin(here, kind=FailoverKind.PROMOTE, plan="planned/1", known=known)
 
 
 async def check_moved_once(here: World) -> None:
@@ -42,6 +48,20 @@ async def test_nobody_dies_and_every_save_is_where_the_others_kill() -> None:
 
         await check_moved_once(here)
         assert mortal.saves == len(SAVES)
+
+
+@pytest.mark.parametrize("is_saved", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("save", range(len(SAVES[3:])), ids=SAVES[3:])
+async def test_a_successor_finishes_what_began_with_a_drain(save: int, *, is_saved: bool) -> None:
+    """There is no save before the one that takes the answer to the drain in."""
+    async with world(begun=planned_with_a_drain) as here:
+        mortal = await here.drive(dies_at=save, is_saved=is_saved)
+        assert mortal.in_hand is not None, "it was killed"
+
+        last = await here.drive()
+
+        await check_moved_once(here)
+        assert mortal.saves - (not is_saved) + last.saves == len(SAVES[3:])
 
 
 @pytest.mark.parametrize("is_saved", [False, True], ids=["before", "after"])

@@ -60,10 +60,27 @@ def test_every_schedule_keeps_one_writer_and_every_write_and_can_end(
     phases, states = explore(left, Rules(regions=regions()))
 
     print(f"{states} states")
-    can_hold = left.timeouts >= ATTEMPTS_BEFORE_HELD
-    never = {Phase.SUPERSEDED} if can_hold else {Phase.SUPERSEDED, Phase.HELD}
-    assert phases == set(Phase) - never
+    assert phases == set(Phase) - never_in(left)
     assert states > STATES_MIN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["messages-and-a-second-failover", "a-deposed-coordinator-wakes-in-the-second-failover"]
+)
+def test_failovers_that_begin_with_a_drain_keep_all_that_too(name: str) -> None:
+    """Whoever began one made its checks, and put its first command in the same transaction."""
+    left, regions = WORLDS[name]
+    phases, states = explore(left, Rules(regions=regions(), begins_checked=True))
+
+    print(f"{states} states")
+    assert phases == set(Phase) - never_in(left) - {Phase.REFUSED}
+    assert states > STATES_MIN
+
+
+def never_in(left: Left) -> set[Phase]:
+    can_hold = left.timeouts >= ATTEMPTS_BEFORE_HELD
+    return {Phase.SUPERSEDED} if can_hold else {Phase.SUPERSEDED, Phase.HELD}
 
 
 # --- planted bugs -------------------------------------------------------------------------------
