@@ -39,27 +39,43 @@ class Signal:
     """Wakes everyone who waits when something has changed. It remembers nothing."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        """In the order in which they came, so that a simulation is the same each time."""
 
     def notify(self) -> None:
         """Wake all who wait now."""
-        self._event.set()
-        self._event = asyncio.Event()
+        woken, self._waiting = self._waiting, {}
+        for waiting in woken:
+            _wake(waiting)
 
     async def wait(self) -> None:
         """Return at the next `notify`."""
-        await self._event.wait()
+        waiting = self._next()
+        try:
+            await waiting
+        finally:
+            self._waiting.pop(waiting, None)
 
     async def wait_until(self, clock: Clock, deadline_ms: int) -> None:
         """Return at the next `notify`, or when the clock reaches the deadline."""
-        woken = asyncio.ensure_future(self._event.wait())
+        waiting = self._next()
         timer = asyncio.ensure_future(clock.sleep_ms(max(0, deadline_ms - clock.now_ms())))
+        timer.add_done_callback(lambda _: _wake(waiting))
         try:
-            await asyncio.wait({woken, timer}, return_when=asyncio.FIRST_COMPLETED)
+            await waiting
         finally:
-            woken.cancel()
             timer.cancel()
-            await asyncio.gather(woken, timer, return_exceptions=True)
+            self._waiting.pop(waiting, None)
+
+    def _next(self) -> asyncio.Future[None]:
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiting] = None
+        return waiting
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def give_way() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fencing import fence as fences
+from meshkit.clock import settle
 from meshkit.codec import decode, encode
 from meshkit.keys import CoordinationKeys, RegionalKeys
 from meshkit.model import Authority
@@ -194,6 +195,8 @@ async def test_a_frozen_copy_promises_nothing_and_a_thawed_one_does_again(
     await world.thaw(B)
     await world.until(lambda: world.permit is not None, within_ms=TR_MS)
 
+    # It knows when the reply to its put has come: a moment after others see the permit.
+    await settle()
     assert replicator.chain.kept == (G,)
 
 
